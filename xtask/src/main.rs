@@ -1,0 +1,109 @@
+//! `cargo run -p xtask -- prepare`: writes `sqlx-data.json` anew from the queries in the source
+//! and the schema in `migrations`; with `--check` it only says whether that would change it.
+//!
+//! A program of its own, because the service does not compile before that file is right.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::{env, fs};
+
+use serde_json::Value;
+
+#[path = "../../src"]
+mod ticketboss {
+    #[allow(dead_code)]
+    pub mod postgres;
+}
+
+use ticketboss::postgres::ThrowawayPostgres;
+
+const DATA: &str = "sqlx-data.json";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments[..] {
+        ["prepare"] => prepare(false),
+        ["prepare", "--check"] => prepare(true),
+        _ => Err("usage: xtask prepare [--check]".into()),
+    };
+    match done {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(check: bool) -> Result<String, Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no parent directory")?;
+    let bin_dir = env::var_os("PG_BIN_DIR");
+    let database = ThrowawayPostgres::start(bin_dir.as_deref().map(Path::new))?;
+    migrate(root, database.url())?;
+    let folder = env::temp_dir().join(format!("ticketboss-queries-{}", uuid::Uuid::new_v4()));
+    fs::create_dir(&folder)?;
+    let merged = compile(root, database.url(), &folder).and_then(|()| merge(&folder));
+    fs::remove_dir_all(&folder)?;
+    let (merged, count) = merged?;
+
+    let path = root.join(DATA);
+    if fs::read_to_string(&path).is_ok_and(|current| current == merged) {
+        return Ok(format!("{DATA} is up to date: {count} queries"));
+    }
+    if check {
+        return Err(format!("{DATA} is out of date; run `make prepare`").into());
+    }
+    fs::write(&path, merged)?;
+    Ok(format!("wrote {DATA}: {count} queries"))
+}
+
+/// Applies the migrations as plain SQL, in the order of their names.
+fn migrate(root: &Path, url: &str) -> Result<(), Box<dyn Error>> {
+    let entries = fs::read_dir(root.join("migrations"))?;
+    let mut files: Vec<_> =
+        entries.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
+    files.sort();
+    for file in files {
+        let mut psql = Command::new("psql");
+        psql.args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file"]);
+        succeed(psql.arg(file).arg(url))?;
+    }
+    Ok(())
+}
+
+/// Compiles every target, so that each macro asks the database and writes what it was told.
+fn compile(root: &Path, url: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(root)
+        .args(["check", "--package", "ticketboss", "--all-targets", "--locked"])
+        .env("SQLX_OFFLINE", "false")
+        .env("SQLX_OFFLINE_DIR", folder)
+        .env("DATABASE_URL", url);
+    succeed(&mut cargo)
+}
+
+fn merge(folder: &Path) -> Result<(String, usize), Box<dyn Error>> {
+    let mut queries = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let query: Value = serde_json::from_slice(&fs::read(entry?.path())?)?;
+        let hash = query["hash"].as_str().ok_or("a query without a hash")?;
+        queries.insert(hash.to_owned(), query);
+    }
+    if queries.is_empty() {
+        return Err("the compiler wrote no query".into());
+    }
+    Ok((serde_json::to_string_pretty(&queries)? + "\n", queries.len()))
+}
+
+fn succeed(command: &mut Command) -> Result<(), Box<dyn Error>> {
+    let status = command.status()?;
+    let program = command.get_program().to_string_lossy();
+    if status.success() { Ok(()) } else { Err(format!("{program}: {status}").into()) }
+}

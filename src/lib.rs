@@ -1,0 +1,30 @@
+//! TicketBoss: a reservation service that owns the seat counts of events.
+//!
+//! The modules stand in reading order, the heart first.
+
+use std::error::Error;
+
+pub mod domain;
+
+pub mod store;
+
+pub mod batching;
+
+pub mod http;
+
+pub mod config;
+
+pub mod postgres;
+
+pub mod server;
+
+/// An error with all its causes, on one line, for the log.
+pub fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    line
+}

@@ -1,0 +1,103 @@
+//! PostgreSQL: the reads, the one guarded write, and what their failures mean.
+//!
+//! The only place that has SQL. It never decides anything, and it never retries a write: whether
+//! that is safe is known to the batcher alone.
+
+use std::future::Future;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::{Change, Command, Event, EventId, Named, Timestamp};
+
+mod commit;
+mod connections;
+mod error;
+mod events;
+mod postgres;
+mod reservations;
+pub mod schema;
+mod snapshot;
+
+pub use error::{CommitError, Unavailable};
+pub use postgres::{ConnectionLimits, PostgresStore};
+
+/// Where batches are committed. Two implementations: [`PostgresStore`], and the simulated one of
+/// the test suite, for faults that cannot be produced on demand.
+///
+/// Each call ends by `until`, whatever the database does.
+pub trait Store: Send + Sync + 'static {
+    /// The event, and the reservations that `commands` name by id or key, in one snapshot; `None`
+    /// if there is no such event.
+    fn snapshot(
+        &self,
+        event_id: &EventId,
+        commands: &[&Command],
+        until: Instant,
+    ) -> impl Future<Output = Result<Option<Snapshot>, Unavailable>> + Send;
+
+    /// Runs the guarded statement: all of `batch`, or nothing.
+    fn commit(
+        &self,
+        batch: &Batch,
+        until: Instant,
+    ) -> impl Future<Output = Result<Commit, CommitError>> + Send;
+
+    /// The batch that made `version` of the event; `None` if no such version is visible.
+    fn batch_at(
+        &self,
+        event_id: &EventId,
+        version: i64,
+        until: Instant,
+    ) -> impl Future<Output = Result<Option<Uuid>, Unavailable>> + Send;
+
+    /// Waits for a commit of the event that is in flight, and then commits once itself without
+    /// changing anything. Its success proves that whatever was visible before it is as durable as
+    /// the database makes an acknowledged commit, synchronous replication included.
+    fn fence(
+        &self,
+        event_id: &EventId,
+        until: Instant,
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send;
+}
+
+/// An event at one version, with what was asked for beside it.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub event: Event,
+    pub named: Named,
+    /// The database's clock.
+    pub now: Timestamp,
+}
+
+/// One commit, complete and fixed before it is first sent: to send it again is harmless.
+#[derive(Debug)]
+pub struct Batch {
+    /// Goes into the journal: the proof of whose commit made the version.
+    pub id: Uuid,
+    pub event_id: EventId,
+    /// The commit succeeds only from this version, and makes the next one.
+    pub base_version: i64,
+    pub net_seats: i32,
+    pub net_confirmed: i64,
+    pub at: Timestamp,
+    pub changes: Vec<Change>,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Commit {
+    Committed(Committed),
+    /// The event is no longer at the batch's base version. Nothing happened.
+    VersionMoved,
+}
+
+/// The event's counters after a commit, as the statement itself returned them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub version: i64,
+    pub available_seats: i32,
+    pub reservation_count: i64,
+    /// The database's clock.
+    pub now: Timestamp,
+}

@@ -1,0 +1,92 @@
+//! A fixed set of connections to PostgreSQL.
+//!
+//! Not sqlx's pool: that one asks the server on every return whether the connection still works,
+//! which is a round trip for each commit. Here a connection that failed, or whose statement was
+//! abandoned halfway, is closed; all others go back at once. The set never grows.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+use super::Unavailable;
+use super::error::leaves_connection_usable;
+
+/// A server that does not even complete the handshake in this time is treated as away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) struct Connections {
+    options: PgConnectOptions,
+    /// Connections live on this runtime: those of actix's workers end before the last commit does.
+    runtime: Handle,
+    permits: Semaphore,
+    /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
+    idle: Mutex<Vec<PgConnection>>,
+}
+
+impl Connections {
+    pub fn new(options: PgConnectOptions, connections_max: usize, runtime: Handle) -> Self {
+        Self { options, runtime, permits: Semaphore::new(connections_max), idle: Mutex::default() }
+    }
+
+    /// Lends a connection, opening one if none is idle.
+    pub async fn lease(&self, until: Instant) -> Result<Lease<'_>, Unavailable> {
+        let permit = timeout_at(until, self.permits.acquire())
+            .await
+            .map_err(|_elapsed| Unavailable::Busy)?
+            .expect("the semaphore is never closed");
+        let idle = self.idle().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.connect(until).await?,
+        };
+        Ok(Lease { connection, owner: self, _permit: permit })
+    }
+
+    async fn connect(&self, until: Instant) -> Result<PgConnection, Unavailable> {
+        let options = self.options.clone();
+        let connecting = self.runtime.spawn(async move { options.connect().await });
+        let until = until.min(Instant::now() + CONNECT_TIMEOUT);
+        let connected = timeout_at(until, connecting).await;
+        connected
+            .map_err(|_elapsed| Unavailable::TimedOut)?
+            .map_err(|_stopping| Unavailable::TimedOut)?
+            .map_err(Unavailable::Connect)
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PgConnection>> {
+        // A list of connections has no state that a panic could leave half-changed.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A borrowed connection. Dropped, it is closed: a statement may still be running on it.
+pub(super) struct Lease<'a> {
+    pub connection: PgConnection,
+    owner: &'a Connections,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Lease<'_> {
+    /// Returns a connection on which every statement has ended.
+    pub fn give_back(self) {
+        self.owner.idle().push(self.connection);
+    }
+
+    /// Returns the connection if the server reported the failure as the end of a statement only.
+    /// Otherwise closes it, and with it all idle ones: when one breaks, the others most likely
+    /// did, too. Tells whether it was broken.
+    pub fn give_back_after(self, failure: &sqlx::Error) -> bool {
+        let broken = !leaves_connection_usable(failure);
+        if broken {
+            self.owner.idle().clear();
+        } else {
+            self.give_back();
+        }
+        broken
+    }
+}

@@ -1,0 +1,166 @@
+//! [`PostgresStore`]: the statements of this module's neighbours, run on borrowed connections
+//! within their time.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::connections::Connections;
+use super::error;
+use super::{Batch, Commit, CommitError, Snapshot, Store, Unavailable};
+use super::{commit, events, reservations, snapshot};
+use crate::domain::{Command, Event, EventId, Reservation, ReservationId};
+
+/// A read that meets a connection which broke while it was idle is asked once more on a new one.
+const READ_ATTEMPTS_MAX: usize = 2;
+
+/// Runs a statement that may be run twice. A macro, since a function that is generic over futures
+/// which borrow their connection cannot yet promise that they are `Send`.
+macro_rules! ask {
+    ($connections:expr, $until:expr, $($statement:ident)::+($($argument:expr),*)) => {{
+        let mut attempts_left = READ_ATTEMPTS_MAX;
+        loop {
+            attempts_left -= 1;
+            let mut lease = $connections.lease($until).await?;
+            let statement = $($statement)::+(&mut lease.connection, $($argument),*);
+            let answer = timeout_at($until, statement).await;
+            match answer.map_err(|_elapsed| Unavailable::TimedOut)? {
+                Ok(value) => {
+                    lease.give_back();
+                    break Ok(value);
+                }
+                Err(failure) => {
+                    let broken = lease.give_back_after(&failure);
+                    if !broken || attempts_left == 0 {
+                        break Err(Unavailable::Statement(failure));
+                    }
+                }
+            }
+        }
+    }};
+}
+
+/// How many connections the service opens, at most.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// For the batchers.
+    pub writes: usize,
+    /// For reads that no batch waits for.
+    pub reads: usize,
+}
+
+/// The real store. Connections are opened when they are first needed.
+pub struct PostgresStore {
+    writes: Connections,
+    reads: Connections,
+}
+
+impl PostgresStore {
+    /// `statement_timeout` is the server's own limit, for the case that we cannot tell it to stop.
+    pub fn new(
+        options: PgConnectOptions,
+        limits: ConnectionLimits,
+        statement_timeout: Duration,
+        runtime: Handle,
+    ) -> Self {
+        let options = session_options(options, statement_timeout);
+        Self {
+            writes: Connections::new(options.clone(), limits.writes, runtime.clone()),
+            reads: Connections::new(options, limits.reads, runtime),
+        }
+    }
+
+    /// The event as it is now.
+    pub async fn event(&self, id: &EventId, until: Instant) -> Result<Option<Event>, Unavailable> {
+        ask!(self.reads, until, events::event(id))
+    }
+
+    /// The reservation as it is now; with `event_id` only if it belongs to that event.
+    pub async fn reservation(
+        &self,
+        id: ReservationId,
+        event_id: Option<&EventId>,
+        until: Instant,
+    ) -> Result<Option<Reservation>, Unavailable> {
+        ask!(self.reads, until, reservations::reservation(id, event_id))
+    }
+
+    /// Makes sure that the event exists; one that does is left as it is.
+    pub async fn ensure_event(
+        &self,
+        id: &EventId,
+        name: &str,
+        seats: i32,
+        until: Instant,
+    ) -> Result<(), Unavailable> {
+        ask!(self.reads, until, events::ensure_event(id, name, seats))
+    }
+}
+
+impl Store for PostgresStore {
+    async fn snapshot(
+        &self,
+        event_id: &EventId,
+        commands: &[&Command],
+        until: Instant,
+    ) -> Result<Option<Snapshot>, Unavailable> {
+        ask!(self.writes, until, snapshot::snapshot(event_id, commands))
+    }
+
+    async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {
+        let mut lease = self.writes.lease(until).await?;
+        match timeout_at(until, commit::commit(&mut lease.connection, batch)).await {
+            Ok(Ok(commit)) => {
+                lease.give_back();
+                Ok(commit)
+            }
+            Ok(Err(failure)) => {
+                lease.give_back_after(&failure);
+                Err(error::of_commit(failure))
+            }
+            Err(_elapsed) => Err(CommitError::Unknown(None)),
+        }
+    }
+
+    async fn batch_at(
+        &self,
+        event_id: &EventId,
+        version: i64,
+        until: Instant,
+    ) -> Result<Option<Uuid>, Unavailable> {
+        ask!(self.writes, until, commit::batch_at(event_id, version))
+    }
+
+    async fn fence(&self, event_id: &EventId, until: Instant) -> Result<(), Unavailable> {
+        ask!(self.writes, until, commit::fence(event_id))
+    }
+}
+
+/// What every session is opened with.
+fn session_options(options: PgConnectOptions, statement_timeout: Duration) -> PgConnectOptions {
+    let timeout_ms = statement_timeout.as_millis().to_string();
+    options.application_name("ticketboss").options([
+        // A client that gives up does not stop the server; these do, and they free the row lock of
+        // a session whose peer is gone.
+        ("statement_timeout", timeout_ms.as_str()),
+        ("lock_timeout", &timeout_ms),
+        ("idle_in_transaction_session_timeout", &timeout_ms),
+        ("client_connection_check_interval", "1000"),
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
+        // The guard re-checks the row after a lock wait, which is this level's behaviour.
+        ("default_transaction_isolation", "read committed"),
+        // Every statement is a point access through an index. A plan that was made while the
+        // tables were small must not scan them once they are large, so it may not scan at all.
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("jit", "off"),
+    ])
+}

@@ -1,0 +1,58 @@
+//! The schema: bringing it up to date, and telling whether it is.
+
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use thiserror::Error;
+
+/// Where sqlx records what it has applied.
+const TABLE: &str = "_sqlx_migrations";
+
+#[derive(Debug, Error)]
+pub enum SchemaError {
+    #[error("could not connect to the database")]
+    Connect(#[source] sqlx::Error),
+    #[error("a migration failed")]
+    Migrate(#[from] MigrateError),
+    #[error("the schema is too old: migration {missing} is missing; run `ticketboss migrate`")]
+    TooOld { missing: i64 },
+}
+
+/// An older binary must be able to start after a newer one has migrated: what is applied and not
+/// known here is ignored.
+fn migrator() -> Migrator {
+    let mut migrator = sqlx::migrate!();
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+/// Applies the migrations that are missing. Replicas that start together wait for each other.
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
+    let mut connection = connect(options).await?;
+    migrator().run_direct(None, &mut connection, false).await?;
+    Ok(())
+}
+
+/// Refuses a schema that lacks a migration of this binary.
+pub async fn check(options: &PgConnectOptions) -> Result<(), SchemaError> {
+    let mut connection = connect(options).await?;
+    let applied = match connection.list_applied_migrations(TABLE).await {
+        Ok(applied) => applied,
+        // Looking must not need the right to create the table.
+        Err(MigrateError::Execute(failure)) if is_undefined_table(&failure) => Vec::new(),
+        Err(failure) => return Err(failure.into()),
+    };
+    let is_applied = |version: i64| applied.iter().any(|done| done.version == version);
+    match migrator().iter().find(|known| !is_applied(known.version)) {
+        Some(missing) => Err(SchemaError::TooOld { missing: missing.version }),
+        None => Ok(()),
+    }
+}
+
+fn is_undefined_table(failure: &sqlx::Error) -> bool {
+    failure.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42P01")
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, SchemaError> {
+    options.connect().await.map_err(SchemaError::Connect)
+}

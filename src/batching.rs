@@ -1,0 +1,201 @@
+//! Mailboxes and batchers: every change of an event waits in the event's mailbox, and the event's
+//! batcher takes all that waits into one commit.
+//!
+//! While a commit is in flight the next batch gathers; nothing ever waits for a timer. Requests of
+//! one process therefore never conflict with each other, only with another replica.
+//!
+//! Invariant: this module decides nothing about seats (that is [`crate::domain::decide`]) and
+//! writes nothing but through [`Store::commit`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::domain::{Acceptance, Command, EventId, Refusal, ReservationId};
+use crate::store::Store;
+
+mod batcher;
+mod clock;
+mod settle;
+mod summaries;
+
+use batcher::Batcher;
+
+pub use summaries::{Summaries, SummaryUnavailable};
+
+/// Events with a batcher at the same time. Far above what is hot at once; it bounds what requests
+/// for made-up events can occupy.
+const MAILBOXES_MAX: usize = 10_000;
+
+/// What became of a command. An `Err` says whether anything happened: only
+/// [`Rejection::OutcomeUnknown`] leaves that open.
+pub type Outcome = Result<Acceptance, Rejection>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The decision went against it.
+    Refused(Refusal),
+    /// Other replicas won too often. Nothing happened.
+    VersionConflict,
+    /// Too much was waiting. Nothing happened.
+    Overloaded,
+    /// The database could not be asked. Nothing happened.
+    DatabaseUnavailable,
+    /// It was sent, and whether it was committed could not be found out in time.
+    OutcomeUnknown {
+        reservation_id: ReservationId,
+        /// The version it was based on, if that is known: once the event's version is higher, the
+        /// reservation either exists or never will.
+        base_version: Option<i64>,
+    },
+    /// A defect of ours. Nothing happened.
+    Internal,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// From submission to answer. The first half may be spent waiting to be sent, and the rest is
+    /// for the database.
+    pub request_timeout: Duration,
+    /// Commands that may wait for one event.
+    pub mailbox_commands_max: usize,
+}
+
+/// Makes ids: of reservations, and of batches. UUIDv7 in the service; seeded in simulations.
+pub type NewId = fn() -> Uuid;
+
+/// The engine's front door. Cheap to clone.
+pub struct Batching<S>(Arc<Shared<S>>);
+
+impl<S> Clone for Batching<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// What all batchers share.
+struct Shared<S> {
+    store: Arc<S>,
+    settings: Settings,
+    new_id: NewId,
+    /// Batchers run here, not on the worker that got the request: they outlive both.
+    runtime: Handle,
+    batchers: TaskTracker,
+    mailboxes: RwLock<Mailboxes>,
+}
+
+#[derive(Default)]
+struct Mailboxes {
+    by_event: HashMap<EventId, mpsc::Sender<Queued>>,
+    /// Set when the service stops: nothing new is taken in.
+    closed: bool,
+}
+
+/// A command in a mailbox.
+#[derive(Debug)]
+struct Queued {
+    command: Command,
+    /// Not sent by then, it is answered "overloaded" and dropped.
+    send_by: Instant,
+    answer_by: Instant,
+    reply: oneshot::Sender<Outcome>,
+}
+
+impl Queued {
+    fn answer(self, outcome: Outcome) {
+        // The client may have hung up; the command ran to its end all the same.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+impl<S: Store> Batching<S> {
+    pub fn new(store: Arc<S>, settings: Settings, new_id: NewId, runtime: Handle) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            settings,
+            new_id,
+            runtime,
+            batchers: TaskTracker::new(),
+            mailboxes: RwLock::default(),
+        }))
+    }
+
+    /// An id for a reservation that is about to be made.
+    pub fn new_reservation_id(&self) -> ReservationId {
+        ReservationId((self.0.new_id)())
+    }
+
+    /// Runs a command. It runs to its end even if this future is dropped.
+    pub async fn submit(&self, event_id: &EventId, command: Command) -> Outcome {
+        let reservation_id = command.reservation_id();
+        let (reply, answer) = oneshot::channel();
+        let now = Instant::now();
+        let timeout = self.0.settings.request_timeout;
+        let queued =
+            Queued { command, send_by: now + timeout / 2, answer_by: now + timeout, reply };
+        if !self.0.enqueue(event_id, queued) {
+            return Err(Rejection::Overloaded);
+        }
+        // A batcher answers everything it took; without an answer, it was ended from outside.
+        answer
+            .await
+            .unwrap_or(Err(Rejection::OutcomeUnknown { reservation_id, base_version: None }))
+    }
+
+    /// Takes nothing more, and returns when everything taken before is settled and answered.
+    pub async fn drain(&self) {
+        {
+            let mut mailboxes = self.0.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
+            mailboxes.closed = true;
+            mailboxes.by_event.clear();
+        }
+        self.0.batchers.close();
+        self.0.batchers.wait().await;
+    }
+}
+
+impl<S: Store> Shared<S> {
+    /// `false` if there is no room. Never waits.
+    fn enqueue(self: &Arc<Self>, event_id: &EventId, queued: Queued) -> bool {
+        // Sent under the lock: a batcher that retires does so under it, too, so that it cannot
+        // leave a command behind.
+        {
+            let mailboxes = self.mailboxes.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(mailbox) = mailboxes.by_event.get(event_id) {
+                return mailbox.try_send(queued).is_ok();
+            }
+        }
+        let mut mailboxes = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
+        if mailboxes.closed {
+            return false;
+        }
+        if let Some(mailbox) = mailboxes.by_event.get(event_id) {
+            return mailbox.try_send(queued).is_ok();
+        }
+        if mailboxes.by_event.len() >= MAILBOXES_MAX {
+            return false;
+        }
+        let (mailbox, receiver) = mpsc::channel(self.settings.mailbox_commands_max);
+        let sent = mailbox.try_send(queued).is_ok();
+        mailboxes.by_event.insert(event_id.clone(), mailbox);
+        let batcher = Batcher::new(Arc::clone(self), event_id.clone(), receiver);
+        self.batchers.spawn_on(batcher.run(), &self.runtime);
+        sent
+    }
+
+    /// Ends an event's mailbox if it is empty.
+    fn retire(&self, event_id: &EventId, mailbox: &mpsc::Receiver<Queued>) -> bool {
+        let mut mailboxes = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
+        let empty = mailbox.is_empty();
+        if empty {
+            mailboxes.by_event.remove(event_id);
+        }
+        empty
+    }
+}

@@ -1,0 +1,325 @@
+//! The batcher of one event: takes what waits, decides it, commits it, answers it, again.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::clock::DatabaseClock;
+use super::settle::Settled;
+use super::{Queued, Rejection, Shared};
+use crate::domain::{
+    Acceptance, Command, Decision, Event, EventId, Named, Refusal, Timestamp, Verdict, decide,
+};
+use crate::store::{Batch, Store, Unavailable};
+
+/// More rows in one statement gain nothing: past 128, the work per row dominates.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Losses against other replicas before a command is answered 409.
+const COMMIT_ATTEMPTS_MAX: usize = 16;
+/// From this many losses on, the batcher waits for the commit in flight instead of racing it.
+const LOSSES_BEFORE_FENCE: usize = 2;
+/// Spread of the pause after a lost race, per loss.
+const BACKOFF_STEP: Duration = Duration::from_millis(2);
+/// An idle batcher costs a task and its memory of the event.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+pub(super) struct Batcher<S> {
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) event_id: EventId,
+    mailbox: mpsc::Receiver<Queued>,
+    /// Taken from the mailbox and not in hand yet; deferred commands stand at its head.
+    waiting: VecDeque<Queued>,
+    /// The commands of the batch that is being decided and committed.
+    in_hand: Vec<Queued>,
+    /// The base version of the batch in hand, once it may have been sent.
+    sent_from: Option<i64>,
+    /// The event after the last commit. Good enough to accept on, never to refuse on.
+    remembered: Option<Remembered>,
+    /// Commands to take at once. Halved to find a row that the database refuses.
+    limit: usize,
+    /// There is no such event: nothing to keep a mailbox for.
+    event_missing: bool,
+}
+
+struct Remembered {
+    event: Event,
+    clock: DatabaseClock,
+}
+
+/// What the commands in hand were decided on, and how.
+struct Decided {
+    event: Event,
+    now: Timestamp,
+    decision: Decision,
+}
+
+impl<S: Store> Batcher<S> {
+    pub fn new(shared: Arc<Shared<S>>, event_id: EventId, mailbox: mpsc::Receiver<Queued>) -> Self {
+        Self {
+            shared,
+            event_id,
+            mailbox,
+            waiting: VecDeque::new(),
+            in_hand: Vec::new(),
+            sent_from: None,
+            remembered: None,
+            limit: BATCH_COMMANDS_MAX,
+            event_missing: false,
+        }
+    }
+
+    /// Runs until the mailbox is closed, or has been empty for a while. A panic is answered and
+    /// forgotten; the mailbox goes on.
+    pub async fn run(mut self) {
+        while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
+            log::error!("the batcher of event {} panicked and goes on", self.event_id);
+            self.answer_after_panic();
+        }
+    }
+
+    async fn work(&mut self) {
+        while self.take().await {
+            self.step().await;
+            self.sent_from = None;
+        }
+    }
+
+    /// Takes the next batch in hand; `false` when there is nothing more to do.
+    async fn take(&mut self) -> bool {
+        if self.waiting.is_empty() {
+            let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
+            match timeout(idle_max, self.mailbox.recv()).await {
+                Ok(Some(queued)) => self.waiting.push_back(queued),
+                Ok(None) => return false,
+                Err(_elapsed) => return !self.shared.retire(&self.event_id, &self.mailbox),
+            }
+        }
+        while self.waiting.len() < self.limit
+            && let Ok(queued) = self.mailbox.try_recv()
+        {
+            self.waiting.push_back(queued);
+        }
+        let now = Instant::now();
+        while self.in_hand.len() < self.limit
+            && let Some(queued) = self.waiting.pop_front()
+        {
+            if queued.send_by < now {
+                queued.answer(Err(Rejection::Overloaded));
+            } else {
+                self.in_hand.push(queued);
+            }
+        }
+        true
+    }
+
+    /// Brings the batch in hand to its end, through as many lost races as it takes.
+    async fn step(&mut self) {
+        let Some(until) = self.in_hand.iter().map(|queued| queued.answer_by).min() else {
+            return;
+        };
+        for losses in 0..COMMIT_ATTEMPTS_MAX {
+            if losses > 0 {
+                self.back_off(losses, until).await;
+            }
+            if Instant::now() >= until || self.attempt(until).await {
+                break;
+            }
+        }
+        // Empty unless every attempt was lost.
+        self.answer_all(&Rejection::VersionConflict);
+    }
+
+    /// Decides and commits once. `false` if the version moved on, or the state on which the
+    /// decision rested was too old: then nothing happened, and it is to be tried again.
+    async fn attempt(&mut self, until: Instant) -> bool {
+        let decided = match self.decide(until).await {
+            Ok(Some(decided)) => decided,
+            Ok(None) => {
+                self.event_missing = true;
+                self.answer_all(&Rejection::Refused(Refusal::EventNotFound));
+                return true;
+            }
+            Err(unavailable) => {
+                self.answer_unavailable(&unavailable);
+                return true;
+            }
+        };
+        let Decided { event, now, decision } = decided;
+        if decision.changes.is_empty() {
+            self.conclude_unchanged(decision.verdicts, until).await;
+            return true;
+        }
+        let batch = Batch {
+            id: (self.shared.new_id)(),
+            event_id: self.event_id.clone(),
+            base_version: event.version,
+            net_seats: decision.net_seats,
+            net_confirmed: decision.net_confirmed,
+            at: now,
+            changes: decision.changes,
+        };
+        self.sent_from = Some(batch.base_version);
+        let settled = self.commit(&batch, until).await;
+        self.remembered = None;
+        match settled {
+            Settled::Committed(counters) => {
+                self.remembered = counters.map(|counters| Remembered {
+                    event: Event {
+                        version: counters.version,
+                        available_seats: counters.available_seats,
+                        reservation_count: counters.reservation_count,
+                        ..event
+                    },
+                    clock: DatabaseClock::read(counters.now),
+                });
+                self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);
+                self.answer_verdicts(decision.verdicts);
+            }
+            Settled::VersionMoved | Settled::KeyTaken => {
+                self.sent_from = None;
+                return false;
+            }
+            Settled::BadRow(failure) => self.split(&failure),
+            Settled::NotDone(unavailable) => self.answer_unavailable(&unavailable),
+            Settled::Unknown => self.answer_unknown(decision.verdicts, batch.base_version),
+        }
+        true
+    }
+
+    /// Decides on the remembered state if that grants everything, and on a fresh read otherwise:
+    /// a refusal must be true now.
+    async fn decide(&mut self, until: Instant) -> Result<Option<Decided>, Unavailable> {
+        let commands: Vec<&Command> = self.in_hand.iter().map(|queued| &queued.command).collect();
+        if let Some(Remembered { event, clock }) = &self.remembered {
+            let now = clock.now();
+            let decision = decide(event, &Named::default(), now, &commands);
+            if !decision.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Refused(_))) {
+                return Ok(Some(Decided { event: event.clone(), now, decision }));
+            }
+        }
+        let snapshot = self.shared.store.snapshot(&self.event_id, &commands, until).await?;
+        let Some(snapshot) = snapshot else { return Ok(None) };
+        let decision = decide(&snapshot.event, &snapshot.named, snapshot.now, &commands);
+        let clock = DatabaseClock::read(snapshot.now);
+        self.remembered = Some(Remembered { event: snapshot.event.clone(), clock });
+        Ok(Some(Decided { event: snapshot.event, now: snapshot.now, decision }))
+    }
+
+    /// Answers a batch that writes nothing. A replay is an acknowledgement, and what it shows may
+    /// come from a commit whose own wait was broken off: so it follows a commit that succeeded.
+    async fn conclude_unchanged(&mut self, verdicts: Vec<Verdict>, until: Instant) {
+        let replays = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Accepted(_)));
+        if replays && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await {
+            self.answer_unavailable(&unavailable);
+            return;
+        }
+        self.answer_verdicts(verdicts);
+    }
+
+    /// Answers the batch in hand; what is deferred goes to the head of the next one.
+    fn answer_verdicts(&mut self, verdicts: Vec<Verdict>) {
+        let mut deferred = Vec::new();
+        for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
+            match verdict {
+                Verdict::Accepted(acceptance) => queued.answer(Ok(acceptance)),
+                Verdict::Refused(refusal) => queued.answer(Err(Rejection::Refused(refusal))),
+                Verdict::Deferred => deferred.push(queued),
+            }
+        }
+        self.wait_again(deferred);
+    }
+
+    /// Only what was granted is in the batch whose outcome is unknown; the rest is untouched.
+    fn answer_unknown(&mut self, verdicts: Vec<Verdict>, base_version: i64) {
+        let mut deferred = Vec::new();
+        for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
+            match verdict {
+                Verdict::Accepted(Acceptance::Reserved(_) | Acceptance::Cancelled) => {
+                    let reservation_id = queued.command.reservation_id();
+                    queued.answer(Err(Rejection::OutcomeUnknown {
+                        reservation_id,
+                        base_version: Some(base_version),
+                    }));
+                }
+                Verdict::Accepted(Acceptance::Replayed(_)) | Verdict::Refused(_) => {
+                    queued.answer(Err(Rejection::DatabaseUnavailable));
+                }
+                Verdict::Deferred => deferred.push(queued),
+            }
+        }
+        self.wait_again(deferred);
+    }
+
+    fn answer_unavailable(&mut self, unavailable: &Unavailable) {
+        self.remembered = None;
+        let rejection = match unavailable {
+            Unavailable::Busy => Rejection::Overloaded,
+            Unavailable::TimedOut | Unavailable::Connect(_) | Unavailable::Statement(_) => {
+                let failure = crate::chain(unavailable);
+                log::error!("event {}: {failure}", self.event_id);
+                Rejection::DatabaseUnavailable
+            }
+        };
+        self.answer_all(&rejection);
+    }
+
+    fn answer_all(&mut self, rejection: &Rejection) {
+        for queued in self.in_hand.drain(..) {
+            queued.answer(Err(rejection.clone()));
+        }
+    }
+
+    fn answer_after_panic(&mut self) {
+        self.remembered = None;
+        let sent_from = self.sent_from.take();
+        for queued in self.in_hand.drain(..) {
+            let reservation_id = queued.command.reservation_id();
+            queued.answer(Err(match sent_from {
+                Some(_) => Rejection::OutcomeUnknown { reservation_id, base_version: sent_from },
+                None => Rejection::Internal,
+            }));
+        }
+    }
+
+    /// One bad row fails the statement for all: halves the batch until the culprit stands alone.
+    fn split(&mut self, failure: &sqlx::Error) {
+        if self.in_hand.len() == 1 {
+            let failure = crate::chain(failure);
+            log::error!("event {}: the database refused a row: {failure}", self.event_id);
+            self.answer_all(&Rejection::Internal);
+        } else {
+            self.limit = self.in_hand.len() / 2;
+            let in_hand = std::mem::take(&mut self.in_hand);
+            self.wait_again(in_hand);
+        }
+    }
+
+    fn wait_again(&mut self, commands: Vec<Queued>) {
+        for queued in commands.into_iter().rev() {
+            self.waiting.push_front(queued);
+        }
+    }
+
+    /// Gives the winner of the last race room. After some losses, waits in line behind it.
+    async fn back_off(&self, losses: usize, until: Instant) {
+        if losses >= LOSSES_BEFORE_FENCE
+            && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await
+        {
+            // The read that follows fails in the same way, and says so to the caller.
+            log::debug!("event {}: {}", self.event_id, crate::chain(&unavailable));
+        }
+        sleep(self.jitter(losses).min(until.saturating_duration_since(Instant::now()))).await;
+    }
+
+    fn jitter(&self, losses: usize) -> Duration {
+        let spread = BACKOFF_STEP * u32::try_from(losses).unwrap_or(u32::MAX);
+        // The low bits of an id are random, and seeded where ids are.
+        let random = (self.shared.new_id)().as_u128() as u32;
+        spread.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}

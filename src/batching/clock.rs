@@ -1,0 +1,27 @@
+//! The database's clock, read from here.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::Timestamp;
+
+/// The last reading of the database's clock, carried forward by this machine's monotonic one. What
+/// this machine believes the time of day to be does not matter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DatabaseClock {
+    reading: Timestamp,
+    read_at: Instant,
+}
+
+impl DatabaseClock {
+    pub fn read(reading: Timestamp) -> Self {
+        Self { reading, read_at: Instant::now() }
+    }
+
+    /// To the microsecond, which is what the database keeps.
+    pub fn now(&self) -> Timestamp {
+        let elapsed = self.read_at.elapsed().as_micros();
+        self.reading + Duration::from_micros(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+}

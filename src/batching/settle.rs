@@ -1,0 +1,95 @@
+//! The commit of a batch, and the settling of one whose answer was lost.
+//!
+//! A lost connection leaves open whether the statement ran, and it may even run later. So the same
+//! batch is sent again with the same version: the version is a fence. If that succeeds, the first
+//! one never happened and now never can. If it matches no row, the version has moved, and it was
+//! us if and only if the journal's next version carries our batch's id.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::batcher::Batcher;
+use crate::store::{Batch, Commit, CommitError, Committed, Store, Unavailable};
+
+/// Pauses between attempts to settle, doubling from the first to the second.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// What a batch came to.
+pub(super) enum Settled {
+    /// With the counters, unless they have to be read anew.
+    Committed(Option<Committed>),
+    /// Nothing happened and nothing will: another commit took the version.
+    VersionMoved,
+    /// Nothing happened: a key is taken.
+    KeyTaken,
+    /// Nothing happened: the database refuses a row.
+    BadRow(sqlx::Error),
+    /// Nothing was sent, or the database says that it did nothing.
+    NotDone(Unavailable),
+    /// Not found out in time.
+    Unknown,
+}
+
+impl<S: Store> Batcher<S> {
+    /// Commits `batch`, and finds out what became of it if that is not clear.
+    pub(super) async fn commit(&self, batch: &Batch, until: Instant) -> Settled {
+        match self.shared.store.commit(batch, halfway(until)).await {
+            Ok(Commit::Committed(counters)) => Settled::Committed(Some(counters)),
+            Ok(Commit::VersionMoved) => Settled::VersionMoved,
+            Err(CommitError::KeyTaken) => Settled::KeyTaken,
+            Err(CommitError::BadRow(failure)) => Settled::BadRow(failure),
+            Err(CommitError::NotDone(unavailable)) => Settled::NotDone(unavailable),
+            Err(failure @ CommitError::Unknown(_)) => {
+                log::warn!("event {}: {}; settling it", self.event_id, crate::chain(&failure));
+                self.settle(batch, until).await
+            }
+        }
+    }
+
+    async fn settle(&self, batch: &Batch, until: Instant) -> Settled {
+        let mut pause = PAUSE_MIN;
+        while Instant::now() < until {
+            match self.shared.store.commit(batch, halfway(until)).await {
+                Ok(Commit::Committed(counters)) => return Settled::Committed(Some(counters)),
+                Ok(Commit::VersionMoved) => match self.was_ours(batch, until).await {
+                    Ok(Some(true)) => return Settled::Committed(None),
+                    Ok(Some(false)) => return Settled::VersionMoved,
+                    Ok(None) => {}
+                    Err(failure) => log::debug!("settling: {}", crate::chain(&failure)),
+                },
+                // The same rows at the same version: the first one fails in the same way.
+                Err(CommitError::KeyTaken) => return Settled::KeyTaken,
+                Err(CommitError::BadRow(failure)) => return Settled::BadRow(failure),
+                // About the second statement. The first is still open.
+                Err(failure @ (CommitError::NotDone(_) | CommitError::Unknown(_))) => {
+                    log::debug!("settling: {}", crate::chain(&failure));
+                }
+            }
+            sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        Settled::Unknown
+    }
+
+    /// Whether our batch made the next version; `None` if that cannot be seen yet.
+    ///
+    /// A commit whose wait for a synchronous standby was broken off is visible and may still be
+    /// lost in a failover, so "ours" is said only after another commit has succeeded.
+    async fn was_ours(&self, batch: &Batch, until: Instant) -> Result<Option<bool>, Unavailable> {
+        let store = &self.shared.store;
+        let made_by = store.batch_at(&batch.event_id, batch.base_version + 1, until).await?;
+        let ours = made_by.map(|id| id == batch.id);
+        if ours == Some(true) {
+            store.fence(&batch.event_id, until).await?;
+        }
+        Ok(ours)
+    }
+}
+
+/// Leaves time for another attempt.
+fn halfway(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / 2
+}

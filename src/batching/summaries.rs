@@ -1,0 +1,97 @@
+//! Reads that everybody makes at once, made once.
+//!
+//! Requests that arrive while a read of the event is in flight share the next one, never the
+//! current one: so a read never returns a state older than the request.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::domain::{Event, EventId};
+use crate::store::PostgresStore;
+
+/// The database could not be asked in time. Logged where it happened.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("the database could not be asked in time")]
+pub struct SummaryUnavailable;
+
+type Answer = Result<Option<Arc<Event>>, SummaryUnavailable>;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Summaries(Arc<Shared>);
+
+struct Shared {
+    store: Arc<PostgresStore>,
+    runtime: Handle,
+    request_timeout: Duration,
+    /// Who waits for the next read. An event is listed exactly as long as its reader runs.
+    waiting: Mutex<HashMap<EventId, Vec<oneshot::Sender<Answer>>>>,
+}
+
+impl Summaries {
+    pub fn new(store: Arc<PostgresStore>, request_timeout: Duration, runtime: Handle) -> Self {
+        Self(Arc::new(Shared { store, runtime, request_timeout, waiting: Mutex::default() }))
+    }
+
+    /// The event as it is at some moment after this call; `None` if there is none.
+    pub async fn event(&self, id: &EventId) -> Answer {
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut waiting = self.0.waiting();
+            if let Some(others) = waiting.get_mut(id) {
+                others.push(sender);
+            } else {
+                waiting.insert(id.clone(), vec![sender]);
+                self.0.runtime.spawn(Arc::clone(&self.0).read_while_wanted(id.clone()));
+            }
+        }
+        answer.await.unwrap_or(Err(SummaryUnavailable))
+    }
+}
+
+impl Shared {
+    async fn read_while_wanted(self: Arc<Self>, id: EventId) {
+        loop {
+            let readers = {
+                let mut waiting = self.waiting();
+                let readers = waiting.get_mut(&id).map(mem::take).unwrap_or_default();
+                if readers.is_empty() {
+                    waiting.remove(&id);
+                    return;
+                }
+                readers
+            };
+            let answer = Arc::clone(&self).read(id.clone()).await;
+            for reader in readers {
+                // One that hung up needs no answer.
+                let _ = reader.send(answer.clone());
+            }
+        }
+    }
+
+    /// In a task of its own: a panic in it must not leave the event listed without a reader.
+    async fn read(self: Arc<Self>, id: EventId) -> Answer {
+        let until = Instant::now() + self.request_timeout;
+        let runtime = self.runtime.clone();
+        let reading = runtime.spawn(async move {
+            let event = self.store.event(&id, until).await;
+            event.inspect_err(|failure| log::error!("event {id}: {}", crate::chain(failure)))
+        });
+        match reading.await {
+            Ok(Ok(event)) => Ok(event.map(Arc::new)),
+            Ok(Err(_)) | Err(_) => Err(SummaryUnavailable),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<EventId, Vec<oneshot::Sender<Answer>>>> {
+        // Lists are moved in and out whole, so a panic cannot leave one half-changed.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,195 @@
+//! Settings, from the environment (and from `.env`, which [`crate::server`] never sees).
+
+use std::fmt::Display;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use std::{env, thread};
+
+use sqlx::postgres::PgConnectOptions;
+use thiserror::Error;
+
+use crate::domain::EventId;
+
+/// Every setting with its default and its meaning, as `--help` and `.env.sample` show it.
+pub const SETTINGS: &str = "\
+HOST                      127.0.0.1        address to listen on
+PORT                      5000             port to listen on; 0 takes a free one
+DATABASE_URL              (none)           postgres://...; without it, a private PostgreSQL runs
+DATA_DIR                  (by user)        where the private PostgreSQL lives: as root
+                                           /var/lib/ticketboss, else $XDG_DATA_HOME/ticketboss
+                                           or ~/.local/share/ticketboss
+PG_BIN_DIR                (searched)       directory of initdb, pg_ctl and postgres
+MIGRATE_ON_START          true             false refuses to start on a schema that is too old
+DEFAULT_EVENT_ID          node-meetup-2025 the event behind /reservations
+DEFAULT_EVENT_NAME        Node.js Meet-up  its name, when it is made on the first start
+DEFAULT_EVENT_SEATS       500              its seats, when it is made on the first start
+WORKERS                   (cores)          threads that serve HTTP
+DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 1000
+REQUEST_TIMEOUT_MS        5000             from request to answer, 100 to 60000
+MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
+RUST_LOG                  info             what to log: error, warn, info, debug, or module=level";
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub host: String,
+    pub port: u16,
+    pub database: Database,
+    pub migrate_on_start: bool,
+    pub default_event: DefaultEvent,
+    pub workers: usize,
+    pub database_connections_max: usize,
+    pub request_timeout: Duration,
+    pub mailbox_commands_max: usize,
+}
+
+/// Where the data is.
+#[derive(Clone, Debug)]
+pub enum Database {
+    Given(Box<PgConnectOptions>),
+    /// A PostgreSQL of our own.
+    Private {
+        data_dir: PathBuf,
+        bin_dir: Option<PathBuf>,
+    },
+}
+
+/// Made on the first start, never touched on a later one.
+#[derive(Clone, Debug)]
+pub struct DefaultEvent {
+    pub id: EventId,
+    pub name: String,
+    pub seats: i32,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{name} is {value:?}; allowed: {allowed}")]
+pub struct BadSetting {
+    name: &'static str,
+    value: String,
+    allowed: String,
+}
+
+impl Config {
+    /// Reads the process's environment.
+    pub fn from_env() -> Result<Self, BadSetting> {
+        Self::from_lookup(&|name| env::var(name).ok())
+    }
+
+    /// Reads settings by name. An empty one counts as not given.
+    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
+        let settings = Settings(lookup);
+        Ok(Self {
+            host: settings.text("HOST").unwrap_or_else(|| "127.0.0.1".into()),
+            port: settings.number("PORT", 5000, 0, u16::MAX)?,
+            database: settings.database()?,
+            migrate_on_start: settings.flag("MIGRATE_ON_START", true)?,
+            default_event: settings.default_event()?,
+            workers: settings.number("WORKERS", cores(), 1, 256)?,
+            database_connections_max: settings.number("DATABASE_CONNECTIONS_MAX", 20, 2, 1000)?,
+            request_timeout: Duration::from_millis(settings.number(
+                "REQUEST_TIMEOUT_MS",
+                5000,
+                100,
+                60_000,
+            )?),
+            mailbox_commands_max: settings.number("MAILBOX_COMMANDS_MAX", 10_000, 1, 1_000_000)?,
+        })
+    }
+}
+
+impl Database {
+    /// Where PostgreSQL's own programs are and the data goes, whether or not it is used.
+    pub fn bin_dir() -> Option<PathBuf> {
+        env::var_os("PG_BIN_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(2, NonZeroUsize::get)
+}
+
+struct Settings<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Settings<'_> {
+    fn text(&self, name: &str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn number<T>(&self, name: &'static str, default: T, min: T, max: T) -> Result<T, BadSetting>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        let Some(value) = self.text(name) else { return Ok(default) };
+        match value.parse() {
+            Ok(number) if number >= min && number <= max => Ok(number),
+            _ => {
+                let allowed = format!("a whole number from {min} to {max}");
+                Err(BadSetting { name, value, allowed })
+            }
+        }
+    }
+
+    fn flag(&self, name: &'static str, default: bool) -> Result<bool, BadSetting> {
+        match self.text(name).as_deref() {
+            None => Ok(default),
+            Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(value) => {
+                let allowed = "true or false".into();
+                Err(BadSetting { name, value: value.into(), allowed })
+            }
+        }
+    }
+
+    fn database(&self) -> Result<Database, BadSetting> {
+        if let Some(url) = self.text("DATABASE_URL") {
+            return match url.parse() {
+                Ok(options) => Ok(Database::Given(Box::new(options))),
+                // The value is not repeated: it has a password in it.
+                Err(_) => Err(BadSetting {
+                    name: "DATABASE_URL",
+                    value: "(not shown)".into(),
+                    allowed: "postgres://USER:PASSWORD@HOST:PORT/DATABASE".into(),
+                }),
+            };
+        }
+        let data_dir = self.text("DATA_DIR").map(PathBuf::from).or_else(|| self.data_home());
+        let Some(data_dir) = data_dir else {
+            return Err(BadSetting {
+                name: "DATA_DIR",
+                value: String::new(),
+                allowed: "a directory (there is no HOME to put one below)".into(),
+            });
+        };
+        let bin_dir = self.text("PG_BIN_DIR").map(PathBuf::from);
+        Ok(Database::Private { data_dir, bin_dir })
+    }
+
+    fn data_home(&self) -> Option<PathBuf> {
+        if nix::unistd::geteuid().is_root() {
+            return Some("/var/lib/ticketboss".into());
+        }
+        let home = || Some(PathBuf::from(self.text("HOME")?).join(".local/share"));
+        let data_home = self.text("XDG_DATA_HOME").map(PathBuf::from).or_else(home)?;
+        Some(data_home.join("ticketboss"))
+    }
+
+    fn default_event(&self) -> Result<DefaultEvent, BadSetting> {
+        let name = "DEFAULT_EVENT_ID";
+        let value = self.text(name).unwrap_or_else(|| "node-meetup-2025".into());
+        let Some(id) = EventId::parse(&value) else {
+            let allowed = "1 to 64 lower-case letters, digits and inner hyphens".into();
+            return Err(BadSetting { name, value, allowed });
+        };
+        let name = "DEFAULT_EVENT_NAME";
+        let value = self.text(name).unwrap_or_else(|| "Node.js Meet-up".into());
+        if value.chars().count() > 200 {
+            return Err(BadSetting { name, value, allowed: "1 to 200 characters".into() });
+        }
+        let seats = self.number("DEFAULT_EVENT_SEATS", 500, 1, 10_000_000)?;
+        Ok(DefaultEvent { id, name: value, seats })
+    }
+}

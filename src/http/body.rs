@@ -1,0 +1,153 @@
+//! From bytes to values that carry their proof: reading a body, and its fields.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::web::{Bytes, Payload};
+use actix_web::{HttpMessage as _, HttpRequest};
+use garde::{Report, Validate};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::problem::{Code, FieldError, Problem};
+use crate::domain::{PartnerId, SeatCount};
+
+/// The largest legal request is well below 2 KB.
+const BODY_BYTES_MAX: usize = 8 * 1024;
+/// A body of that size needs no longer on any network.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads a body of JSON.
+pub async fn read(request: &HttpRequest, payload: Payload) -> Result<Bytes, Problem> {
+    let body =
+        match tokio::time::timeout(BODY_TIMEOUT, payload.to_bytes_limited(BODY_BYTES_MAX)).await {
+            Ok(Ok(Ok(body))) => body,
+            Ok(Ok(Err(_cut_off))) => {
+                return Err(closing(Code::MalformedJson, "The body ended before it was complete"));
+            }
+            Ok(Err(_limit)) => {
+                let detail = format!("The body is larger than {BODY_BYTES_MAX} bytes");
+                return Err(closing(Code::BodyTooLarge, detail));
+            }
+            Err(_elapsed) => {
+                let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
+                return Err(closing(Code::RequestTimeout, detail));
+            }
+        };
+    if body.is_empty() {
+        return Err(Problem::new(Code::MalformedJson, "The body is empty; a JSON object belongs"));
+    }
+    if !is_json(request) {
+        let detail = "The content type must be application/json";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    Ok(body)
+}
+
+/// The rest of the request may be anything, so the connection is of no more use.
+fn closing(code: Code, detail: impl Into<Cow<'static, str>>) -> Problem {
+    let mut problem = Problem::new(code, detail);
+    problem.more.close = true;
+    problem
+}
+
+fn is_json(request: &HttpRequest) -> bool {
+    let coded = request.headers().contains_key(header::CONTENT_ENCODING);
+    let media_type = request.content_type();
+    !coded
+        && (media_type.eq_ignore_ascii_case("application/json")
+            || media_type.to_ascii_lowercase().ends_with("+json"))
+}
+
+/// Parses a body of the form `T` and checks every field.
+pub fn parse<'a, T>(body: &'a [u8]) -> Result<T, Problem>
+where
+    T: Deserialize<'a> + Validate<Context = ()>,
+{
+    let parsed: T = serde_json::from_slice(body).map_err(|failure| {
+        if failure.is_data() {
+            let detail = "must be a JSON object, each of its fields given once".into();
+            Problem::validation(vec![FieldError { field: "body".into(), detail }])
+        } else {
+            Problem::new(Code::MalformedJson, format!("The body is not JSON: {failure}"))
+        }
+    })?;
+    parsed.validate().map_err(|report| Problem::validation(field_errors(&report)))?;
+    Ok(parsed)
+}
+
+fn field_errors(report: &Report) -> Vec<FieldError> {
+    let each = report.iter();
+    each.map(|(path, error)| FieldError {
+        field: camel_case(&path.to_string()),
+        detail: error.to_string(),
+    })
+    .collect()
+}
+
+/// garde knows a field by its name in Rust, the caller by its name in JSON.
+fn camel_case(snake_case: &str) -> String {
+    let mut words = snake_case.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        let capital = letters.next().map(|letter| letter.to_ascii_uppercase());
+        name + &capital.into_iter().chain(letters).collect::<String>()
+    })
+}
+
+/// A value that a field of a body may have.
+pub trait FromJson: Sized {
+    /// Ends the sentence that starts with the field's name.
+    const MUST_BE: &'static str;
+
+    /// From the JSON text of one value.
+    fn from_json(json: &str) -> Option<Self>;
+}
+
+impl FromJson for PartnerId {
+    const MUST_BE: &'static str =
+        "must be a text of 1 to 128 characters, not blank and without control characters";
+
+    fn from_json(json: &str) -> Option<Self> {
+        // Fails on lone surrogates, too: they are no characters.
+        let text: Cow<'_, str> = serde_json::from_str(json).ok()?;
+        Self::parse(&text)
+    }
+}
+
+impl FromJson for SeatCount {
+    const MUST_BE: &'static str = "must be a whole number from 1 to 10";
+
+    fn from_json(json: &str) -> Option<Self> {
+        // The digits as they stand: 2.0 and 1e2 are no whole numbers here.
+        Self::new(json.parse().ok()?)
+    }
+}
+
+/// A field of a body: whatever JSON it had, parsing the body goes on, so that all that is wrong
+/// can be said at once.
+#[derive(Debug, Default)]
+pub enum Field<T> {
+    #[default]
+    Missing,
+    Wrong,
+    Is(T),
+}
+
+impl<'de, T: FromJson> Deserialize<'de> for Field<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?;
+        Ok(T::from_json(json.get()).map_or(Self::Wrong, Self::Is))
+    }
+}
+
+/// The rule for a field that must be there.
+pub fn required<T: FromJson>(field: &Field<T>, _context: &()) -> garde::Result {
+    match field {
+        Field::Missing => Err(garde::Error::new("is required")),
+        Field::Wrong => Err(garde::Error::new(T::MUST_BE)),
+        Field::Is(_) => Ok(()),
+    }
+}

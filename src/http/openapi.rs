@@ -1,0 +1,88 @@
+//! The OpenAPI document: what the routes say of themselves, and the problems they can answer,
+//! taken from the table of problems.
+
+use std::collections::BTreeMap;
+
+use actix_web::web::Data;
+use actix_web::{HttpResponse, get};
+use utoipa::OpenApi;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Ref, Type};
+use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
+
+use super::problem::{self, Code, ProblemBody};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "TicketBoss",
+        description = "Book and cancel seats of events. Answered at once; never sold twice.\n\n\
+            Every error is `application/problem+json`: `code` is for programs, `detail` for \
+            people. Every answer carries `X-Request-Id`: the request's own, if it sent one.",
+    ),
+    servers((url = "/", description = "This server")),
+    tags(
+        (name = "reservations", description = "Book, read and cancel"),
+        (name = "events", description = "What is left"),
+        (name = "service", description = "The service itself"),
+    ),
+    components(schemas(ProblemBody)),
+)]
+struct Base;
+
+/// What the routes do not say themselves.
+pub fn base() -> utoipa::openapi::OpenApi {
+    Base::openapi()
+}
+
+/// This document
+#[utoipa::path(
+    tag = "service",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
+)]
+#[get("/openapi.json")]
+pub async fn read_openapi(document: Data<utoipa::openapi::OpenApi>) -> HttpResponse {
+    HttpResponse::Ok().json(document)
+}
+
+/// The responses that `codes` stand for, one for each status.
+pub fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.entry().status).or_default().push(*code);
+    }
+    let response = |codes: &[Code]| {
+        let each = codes.iter().map(|code| format!("`{}`", code.entry().code));
+        let schema = Ref::from_schema_name("Problem");
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let mut response = ResponseBuilder::new()
+            .description(each.collect::<Vec<_>>().join(", "))
+            .content(problem::CONTENT_TYPE, content);
+        if codes.iter().any(|code| code.entry().status == 503) {
+            let seconds = ObjectBuilder::new().schema_type(Type::Integer);
+            let header = HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds"));
+            response = response.header("Retry-After", header.build());
+        }
+        RefOr::T(response.build())
+    };
+    by_status.into_iter().map(|(status, codes)| (status.to_string(), response(&codes))).collect()
+}
+
+/// Names sets of problems, for the `responses` of a route.
+macro_rules! problems {
+    ($($(#[$attribute:meta])* $name:ident: $($code:ident),+;)+) => { $(
+        $(#[$attribute])*
+        pub struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<
+                String,
+                utoipa::openapi::RefOr<utoipa::openapi::Response>,
+            > {
+                use $crate::http::problem::Code;
+                $crate::http::openapi::responses(&[$(Code::$code),+])
+            }
+        }
+    )+ };
+}
+pub(super) use problems;

@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::io::Write as _;
+use std::process::{ExitCode, ExitStatus};
+
+use clap::{Parser, Subcommand};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ticketboss::config::{Config, Database, SETTINGS};
+use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
+use ticketboss::server::{OpenDatabase, ServeError, serve};
+use ticketboss::{chain, http};
+use tokio::process::Command as Process;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A failure at work, such as a database that is away.
+const EXIT_FAILURE: u8 = 1;
+/// A setting or an installation that has to be put right first.
+const EXIT_SETUP: u8 = 2;
+
+/// Our own lines; actix tells of each of its workers.
+const DEFAULT_LOG_FILTER: &str = "info,actix_server=warn";
+
+/// A seat reservation service over PostgreSQL that never sells a seat twice.
+#[derive(Parser)]
+#[command(version, after_help = after_help())]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API (what happens without a command, too)
+    ///
+    /// Stops on SIGTERM or SIGINT: accepts no more, answers what it has taken in, stops its
+    /// private PostgreSQL if it runs one, and exits with 0 within 10 seconds.
+    #[command(after_help = after_help())]
+    Serve,
+    /// Bring the database's schema up to date, and exit
+    ///
+    /// `serve` does that on its own, unless MIGRATE_ON_START is false. Safe to run while older
+    /// replicas are serving.
+    Migrate,
+    /// Print the OpenAPI 3.1 document of the API, and exit
+    Openapi,
+    /// Run a command with DATABASE_URL pointing at a throwaway PostgreSQL
+    ///
+    /// The server is new and empty, durable like any other, listens on a free port of 127.0.0.1,
+    /// and is gone when the command ends, however it ends. The command's exit code is passed on.
+    Postgres {
+        /// The command and its arguments, as in `ticketboss postgres -- psql`
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+fn after_help() -> String {
+    format!(
+        "Settings, from the environment or from a file .env in the working directory:\n\n\
+         {SETTINGS}\n\n\
+         Exit codes: 0 stopped as asked; 1 failed at work; 2 a setting or the installation has \
+         to be put right."
+    )
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(failure) = dotenvy::dotenv()
+        && !failure.not_found()
+    {
+        return complain(EXIT_SETUP, &format!(".env: {failure}"));
+    }
+    let filter = env_logger::Env::default().default_filter_or(DEFAULT_LOG_FILTER);
+    env_logger::Builder::from_env(filter).init();
+
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(failure) => return complain(EXIT_FAILURE, &failure.to_string()),
+    };
+    runtime.block_on(run(arguments.command.unwrap_or(Command::Serve)))
+}
+
+async fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Serve => with_config(async |config| serve(&config).await).await,
+        Command::Migrate => with_config(migrate).await,
+        Command::Openapi => print_openapi(),
+        Command::Postgres { command } => postgres(command).await,
+    }
+}
+
+async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -> ExitCode {
+    let config = match Config::from_env() {
+        Ok(config) => config,
+        Err(bad_setting) => return complain(EXIT_SETUP, &bad_setting.to_string()),
+    };
+    match work(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ServeError::Launch(failure)) => complain_of_launch(&failure),
+        Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
+    }
+}
+
+async fn migrate(config: Config) -> Result<(), ServeError> {
+    let database = OpenDatabase::open(&config.database).await?;
+    let migrated = database.migrate().await;
+    database.close().await?;
+    migrated
+}
+
+fn print_openapi() -> ExitCode {
+    let document = http::document().to_pretty_json();
+    let document = document.expect("the document has only what JSON can say");
+    match writeln!(std::io::stdout(), "{document}") {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough.
+        Err(_) => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+async fn postgres(command: Vec<String>) -> ExitCode {
+    let [program, arguments @ ..] = &command[..] else {
+        unreachable!("clap asks for at least one word");
+    };
+    let start = || ThrowawayPostgres::start(Database::bin_dir().as_deref());
+    let database = match tokio::task::spawn_blocking(start).await {
+        Ok(Ok(database)) => database,
+        Ok(Err(failure)) => return complain_of_launch(&failure),
+        Err(failure) => return complain(EXIT_FAILURE, &failure.to_string()),
+    };
+    let mut process = Process::new(program);
+    process.args(arguments).env("DATABASE_URL", database.url());
+    match run_to_end(process).await {
+        // What a shell says of a command that a signal ended.
+        Ok(status) => ExitCode::from(status.code().map_or(128, |code| code as u8)),
+        Err(failure) => complain(EXIT_FAILURE, &format!("{program}: {failure}")),
+    }
+}
+
+/// Waits for the process, and passes on a request to stop. Ctrl-C reaches it by itself.
+async fn run_to_end(mut process: Process) -> std::io::Result<ExitStatus> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut child = process.spawn()?;
+    loop {
+        tokio::select! {
+            status = child.wait() => return status,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {
+                if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+                    // It may have ended meanwhile, which the next round sees.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+                }
+            }
+        }
+    }
+}
+
+fn complain_of_launch(failure: &LaunchError) -> ExitCode {
+    let code = match failure {
+        LaunchError::Failed { .. } | LaunchError::Io { .. } => EXIT_FAILURE,
+        LaunchError::NotFound { .. }
+        | LaunchError::NotInBinDir { .. }
+        | LaunchError::WrongVersion { .. }
+        | LaunchError::TooOld { .. }
+        | LaunchError::InUse { .. }
+        | LaunchError::NoUser => EXIT_SETUP,
+    };
+    complain(code, &failure.to_string())
+}
+
+fn complain(code: u8, what: &str) -> ExitCode {
+    eprintln!("ticketboss: {what}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,459 @@
+//! The batcher under faults that no real database produces on demand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ticketboss::batching::{Batching, Outcome, Rejection, Settings};
+use ticketboss::domain::{
+    Acceptance, Change, ChangeKind, Command, EventId, IdempotencyKey, KeyedRequest, PartnerId,
+    Refusal, Reservation, ReservationId, Reserve, SeatCount, Status,
+};
+use ticketboss::store::{Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Store};
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::support::TestDatabase;
+use crate::support::simulated::{Fault, Simulated};
+
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+struct Engine {
+    store: Arc<Simulated>,
+    batching: Batching<Simulated>,
+    event: EventId,
+}
+
+impl Engine {
+    fn with_seats(seats: i32) -> Self {
+        Self::with_mailbox(seats, 100)
+    }
+
+    fn with_mailbox(seats: i32, mailbox_commands_max: usize) -> Self {
+        let event = EventId::parse("hot").expect("a slug");
+        let store = Arc::new(Simulated::with_seats(&event, seats));
+        let settings = Settings { request_timeout: TIMEOUT, mailbox_commands_max };
+        let batching = Batching::new(Arc::clone(&store), settings, Uuid::now_v7, Handle::current());
+        Self { store, batching, event }
+    }
+
+    async fn submit(&self, command: Command) -> Outcome {
+        self.batching.submit(&self.event, command).await
+    }
+
+    /// Submits now; the answer comes later.
+    async fn start(&self, command: Command) -> JoinHandle<Outcome> {
+        let (batching, event) = (self.batching.clone(), self.event.clone());
+        let (submitting, submitted) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            let mut answer = Box::pin(batching.submit(&event, command));
+            // The first poll puts the command into its mailbox.
+            let first = futures_util::poll!(&mut answer);
+            submitting.send(()).expect("the test waits for it");
+            match first {
+                std::task::Poll::Ready(outcome) => outcome,
+                std::task::Poll::Pending => answer.await,
+            }
+        });
+        submitted.await.expect("it is submitted");
+        task
+    }
+
+    /// Submits now, and returns when its commit is in flight and stalls there.
+    async fn start_stalled(&self, command: Command) -> JoinHandle<Outcome> {
+        self.store.plan([Fault::Stalls]);
+        let task = self.start(command).await;
+        self.store.stalled().await;
+        task
+    }
+
+    async fn reserve(&self, seats: i32) -> Outcome {
+        self.submit(reserve(seats)).await
+    }
+
+    /// What is sold by all counts.
+    fn check_sold(&self, seats: i32, reservations: usize) {
+        let event = self.store.event();
+        let made = self.store.reservations();
+        let owned = made.iter().filter(|made| made.status.owns_seats());
+        assert_eq!(owned.clone().count(), reservations);
+        assert_eq!(owned.map(|made| made.seats).sum::<i32>(), seats);
+        assert_eq!(event.available_seats, event.total_seats - seats);
+        assert_eq!(event.reservation_count, i64::try_from(reservations).expect("few"));
+    }
+}
+
+fn partner(name: &str) -> PartnerId {
+    PartnerId::parse(name).expect("a partner id")
+}
+
+fn reserve_as(name: &str, seats: i32, key: Option<&str>) -> Command {
+    Command::Reserve(Reserve {
+        id: ReservationId(Uuid::now_v7()),
+        partner_id: partner(name),
+        seats: SeatCount::new(seats.into()).expect("a seat count"),
+        key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
+    })
+}
+
+fn reserve(seats: i32) -> Command {
+    reserve_as("abc-corp", seats, None)
+}
+
+fn made(outcome: Outcome) -> Reservation {
+    match outcome {
+        Ok(Acceptance::Reserved(reservation)) => reservation,
+        other => panic!("not made: {other:?}"),
+    }
+}
+
+fn refused_for_seats(outcome: Outcome) -> i32 {
+    match outcome {
+        Err(Rejection::Refused(Refusal::InsufficientSeats { available_seats })) => available_seats,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// Whatever a lost connection did to the commit, it is answered as made and was made once.
+#[tokio::test(start_paused = true)]
+async fn an_unknown_outcome_is_settled_by_the_version_fence() {
+    use Fault::{AnswerLost, LandsLate, LostOnTheWay, Unavailable};
+    let cases: Vec<Vec<Fault>> = vec![
+        vec![AnswerLost],
+        vec![LostOnTheWay],
+        vec![LandsLate],
+        vec![LostOnTheWay, LostOnTheWay, AnswerLost],
+        vec![LandsLate, LandsLate, LandsLate],
+        vec![LostOnTheWay, Unavailable, AnswerLost, Unavailable],
+    ];
+    for faults in cases {
+        let case = format!("{faults:?}");
+        let engine = Engine::with_seats(10);
+        engine.store.plan(faults);
+        assert_eq!(made(engine.reserve(4).await).version, 1, "{case}");
+        engine.check_sold(4, 1);
+        assert_eq!(made(engine.reserve(4).await).version, 2, "{case}");
+        engine.check_sold(8, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_overtaken_while_unknown_is_decided_again() {
+    let engine = Engine::with_seats(10);
+    engine.store.plan([Fault::OvertakenThenLost]);
+    assert_eq!(made(engine.reserve(4).await).version, 2);
+    engine.check_sold(4, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ours_is_said_only_after_another_commit_has_succeeded() {
+    let engine = Engine::with_seats(10);
+    engine.store.plan([Fault::AnswerLost]);
+    engine.store.fail_fences(3);
+    made(engine.reserve(4).await);
+    assert_eq!(engine.store.fences_and_snapshots().0, 4);
+    engine.check_sold(4, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_settled_is_unknown_and_not_failed() {
+    let engine = Engine::with_seats(10);
+    made(engine.reserve(1).await);
+    engine.store.plan([Fault::AnswerLost]);
+    engine.store.fail_fences(usize::MAX);
+    let command = reserve(4);
+    let id = command.reservation_id();
+    let unknown = Rejection::OutcomeUnknown { reservation_id: id, base_version: Some(1) };
+    assert_eq!(engine.submit(command).await, Err(unknown));
+    engine.store.fail_fences(0);
+    made(engine.reserve(4).await);
+    engine.check_sold(9, 3);
+}
+
+/// In a batch whose outcome stays unknown, what was refused did nothing, for certain.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_in_an_unknown_batch_is_not_unknown() {
+    let engine = Engine::with_seats(6);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let (first, second) = (engine.start(reserve(5)).await, engine.start(reserve(1)).await);
+    engine.store.plan((0..1000).map(|_| Fault::LostOnTheWay));
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    let first = first.await.expect("answered");
+    assert!(matches!(first, Err(Rejection::OutcomeUnknown { base_version: Some(1), .. })));
+    assert_eq!(second.await.expect("answered"), Err(Rejection::DatabaseUnavailable));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_rests_on_a_fresh_read() {
+    let engine = Engine::with_seats(5);
+    made(engine.reserve(5).await);
+    // What the batcher remembers says "sold out"; another replica has cancelled since.
+    engine.store.elsewhere(3);
+    made(engine.reserve(3).await);
+    assert_eq!(refused_for_seats(engine.reserve(1).await), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acceptance_rests_on_the_version() {
+    let engine = Engine::with_seats(5);
+    made(engine.reserve(1).await);
+    // What the batcher remembers says "4 left"; another replica has sold 3 since.
+    engine.store.elsewhere(-3);
+    assert_eq!(refused_for_seats(engine.reserve(2).await), 1);
+    assert_eq!(made(engine.reserve(1).await).version, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_request_on_a_known_event_costs_no_read() {
+    let engine = Engine::with_seats(50);
+    for _ in 0..5 {
+        made(engine.reserve(2).await);
+    }
+    assert_eq!(engine.store.fences_and_snapshots(), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_key_makes_one_reservation_in_one_batch_too() {
+    let engine = Engine::with_seats(50);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let mut tasks = Vec::new();
+    for _ in 0..20 {
+        tasks.push(engine.start(reserve_as("abc-corp", 2, Some("order-1"))).await);
+    }
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    let (mut fresh, mut replayed) = (0, 0);
+    for task in tasks {
+        match task.await.expect("answered") {
+            Ok(Acceptance::Reserved(_)) => fresh += 1,
+            Ok(Acceptance::Replayed(_)) => replayed += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((fresh, replayed), (1, 19));
+    engine.check_sold(3, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_follows_a_commit_that_succeeded() {
+    let engine = Engine::with_seats(50);
+    made(engine.submit(reserve_as("abc-corp", 2, Some("order-1"))).await);
+    engine.store.fail_fences(1);
+    let again = || engine.submit(reserve_as("abc-corp", 2, Some("order-1")));
+    assert_eq!(again().await, Err(Rejection::DatabaseUnavailable));
+    assert!(matches!(again().await, Ok(Acceptance::Replayed(_))));
+    engine.check_sold(2, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_away_is_said_to_be_away() {
+    let engine = Engine::with_seats(50);
+    engine.store.plan([Fault::Unavailable]);
+    assert_eq!(engine.reserve(2).await, Err(Rejection::DatabaseUnavailable));
+    engine.check_sold(0, 0);
+    made(engine.reserve(2).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batcher_that_panics_is_replaced_and_its_commands_are_answered() {
+    let engine = Engine::with_seats(50);
+    engine.store.plan([Fault::Panics]);
+    let answer = engine.reserve(2).await;
+    assert!(matches!(answer, Err(Rejection::OutcomeUnknown { base_version: Some(0), .. })));
+    made(engine.reserve(2).await);
+    engine.check_sold(2, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_the_database_refuses_harms_nobody_else() {
+    let engine = Engine::with_seats(50);
+    engine.store.refuse_rows_of("culprit");
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let mut tasks = Vec::new();
+    for index in 0..21 {
+        let name = if index == 13 { "culprit" } else { "abc-corp" };
+        tasks.push((name, engine.start(reserve_as(name, 1, None)).await));
+    }
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    for (name, task) in tasks {
+        match task.await.expect("answered") {
+            Err(Rejection::Internal) => assert_eq!(name, "culprit"),
+            outcome => assert_eq!(made(outcome).partner_id, partner("abc-corp")),
+        }
+    }
+    engine.check_sold(21, 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_runs_to_its_end_when_the_client_hangs_up() {
+    let engine = Engine::with_seats(50);
+    engine.start_stalled(reserve(2)).await.abort();
+    // Waits behind it, for another batch.
+    let next = engine.start(reserve(3)).await;
+    engine.store.resume();
+    made(next.await.expect("answered"));
+    engine.check_sold(5, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mailbox_turns_away_at_once() {
+    let engine = Engine::with_mailbox(50, 2);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let waiting = [engine.start(reserve(1)).await, engine.start(reserve(1)).await];
+    let before = Instant::now();
+    assert_eq!(engine.reserve(1).await, Err(Rejection::Overloaded));
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    for task in waiting {
+        made(task.await.expect("answered"));
+    }
+    engine.check_sold(3, 3);
+}
+
+/// What waited too long is dropped before it is sent, so that "nothing happened" is true.
+#[tokio::test(start_paused = true)]
+async fn a_command_past_its_time_is_dropped_before_it_is_sent() {
+    let engine = Engine::with_seats(50);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    engine.store.plan((0..1000).map(|_| Fault::Stalls));
+    let waiting = engine.start(reserve(1)).await;
+    let before = Instant::now();
+    assert_eq!(waiting.await.expect("answered"), Err(Rejection::Overloaded));
+    assert!(before.elapsed() <= TIMEOUT);
+    // The one in flight was bounded by its own time.
+    let in_flight = in_flight.await.expect("answered");
+    assert!(matches!(in_flight, Err(Rejection::OutcomeUnknown { .. })), "{in_flight:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_answers_what_was_taken_in_and_takes_no_more() {
+    let engine = Engine::with_seats(50);
+    let taken = [engine.start_stalled(reserve(1)).await, engine.start(reserve(1)).await];
+    engine.store.resume();
+    engine.batching.drain().await;
+    for task in taken {
+        made(task.await.expect("answered"));
+    }
+    assert_eq!(engine.reserve(1).await, Err(Rejection::Overloaded));
+    engine.check_sold(2, 2);
+}
+
+/// The rules that a store must keep, on both stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn both_stores_keep_the_same_rules() {
+    let event = EventId::parse("hot").expect("a slug");
+    store_rules(&Simulated::with_seats(&event, 10), &event).await;
+
+    let database = TestDatabase::create().await;
+    database.insert_event("hot", 10).await;
+    let limits = ConnectionLimits { writes: 2, reads: 1 };
+    let options = database.options.clone();
+    let store = PostgresStore::new(options, limits, TIMEOUT, Handle::current());
+    store_rules(&store, &event).await;
+    database.audit().await;
+}
+
+async fn store_rules<S: Store>(store: &S, event: &EventId) {
+    let until = Instant::now() + TIMEOUT;
+    let committed = |commit: Result<Commit, CommitError>| match commit {
+        Ok(Commit::Committed(counters)) => {
+            (counters.version, counters.available_seats, counters.reservation_count)
+        }
+        other => panic!("not committed: {other:?}"),
+    };
+    let missing = EventId::parse("missing").expect("a slug");
+    assert!(store.snapshot(&missing, &[], until).await.expect("it answers").is_none());
+
+    let first = insert(event, 0, 3, Some("order-1"));
+    assert_eq!(committed(store.commit(&first, until).await), (1, 7, 1));
+    assert_eq!(store.batch_at(event, 1, until).await.expect("it answers"), Some(first.id));
+    assert_eq!(store.batch_at(event, 2, until).await.expect("it answers"), None);
+
+    // Sent again, it matches nothing.
+    let again = store.commit(&first, until).await;
+    assert!(matches!(again, Ok(Commit::VersionMoved)), "{again:?}");
+    // More than is left matches nothing, either.
+    let mut too_many = insert(event, 1, 8, None);
+    too_many.net_seats = 8;
+    let refused = store.commit(&too_many, until).await;
+    assert!(matches!(refused, Ok(Commit::VersionMoved)), "{refused:?}");
+    // A key that is taken fails all of it.
+    let taken = store.commit(&insert(event, 1, 1, Some("order-1")), until).await;
+    assert!(matches!(taken, Err(CommitError::KeyTaken)), "{taken:?}");
+    store.fence(event, until).await.expect("it answers");
+
+    // What is named is found, by id and by key.
+    let Change::Insert(made) = &first.changes[0] else { panic!("it inserts") };
+    let cancel = Command::Cancel(made.id);
+    let retry = reserve_as("abc-corp", 3, Some("order-1"));
+    for command in [&cancel, &retry] {
+        let snapshot = store.snapshot(event, &[command], until).await.expect("it answers");
+        let snapshot = snapshot.expect("the event is there");
+        let counters = (snapshot.event.version, snapshot.event.available_seats);
+        assert_eq!(counters, (1, 7));
+        let decision =
+            ticketboss::domain::decide(&snapshot.event, &snapshot.named, snapshot.now, &[command]);
+        let verdict = format!("{:?}", decision.verdicts[0]);
+        assert!(verdict.starts_with("Accepted"), "{verdict}");
+    }
+
+    // A row that is not at its previous version fails the statement, seats and all.
+    let stale = store.commit(&cancel_of(made, event, 1, 7), until).await;
+    assert!(matches!(stale, Err(CommitError::BadRow(_))), "{stale:?}");
+    assert_eq!(committed(store.commit(&cancel_of(made, event, 1, 1), until).await), (2, 10, 0));
+    // The same cancel from another replica, based on the same state.
+    let twice = store.commit(&cancel_of(made, event, 1, 1), until).await;
+    assert!(matches!(twice, Ok(Commit::VersionMoved)), "{twice:?}");
+}
+
+fn batch(event: &EventId, base_version: i64, net_seats: i32, change: Change) -> Batch {
+    Batch {
+        id: Uuid::now_v7(),
+        event_id: event.clone(),
+        base_version,
+        net_seats,
+        net_confirmed: net_seats.signum().into(),
+        at: OffsetDateTime::UNIX_EPOCH,
+        changes: vec![change],
+    }
+}
+
+fn insert(event: &EventId, base_version: i64, seats: i32, key: Option<&str>) -> Batch {
+    let keyed = key.map(|key| KeyedRequest {
+        key: IdempotencyKey::parse(key).expect("a key"),
+        fingerprint: format!("seats={seats}").into(),
+    });
+    let change = Change::Insert(Reservation {
+        id: ReservationId(Uuid::now_v7()),
+        event_id: event.clone(),
+        partner_id: partner("abc-corp"),
+        seats,
+        status: Status::Confirmed,
+        version: base_version + 1,
+        created_at: OffsetDateTime::UNIX_EPOCH,
+        keyed,
+    });
+    batch(event, base_version, seats, change)
+}
+
+fn cancel_of(
+    made: &Reservation,
+    event: &EventId,
+    base_version: i64,
+    previous_version: i64,
+) -> Batch {
+    let change = Change::Alter {
+        kind: ChangeKind::Cancelled,
+        id: made.id,
+        partner_id: made.partner_id.clone(),
+        seats: made.seats,
+        status: Status::Cancelled,
+        previous_version,
+    };
+    batch(event, base_version, -made.seats, change)
+}

@@ -1,0 +1,215 @@
+//! A database of its own for each test, the real server on it, and an audit at the end.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use ticketboss::config::{Config, Database};
+use ticketboss::postgres::ThrowawayPostgres;
+use ticketboss::server::{OpenDatabase, Server};
+use uuid::Uuid;
+
+pub mod binary;
+pub mod simulated;
+
+pub const DEFAULT_EVENT: &str = "node-meetup-2025";
+
+/// The server that all tests share. It goes away with the process.
+fn cluster() -> &'static ThrowawayPostgres {
+    static CLUSTER: OnceLock<ThrowawayPostgres> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let bin_dir = Database::bin_dir();
+        ThrowawayPostgres::start(bin_dir.as_deref()).expect("a throwaway PostgreSQL starts")
+    })
+}
+
+/// A database of a test's own, with the schema in it.
+pub struct TestDatabase {
+    pub url: String,
+    pub options: PgConnectOptions,
+}
+
+impl TestDatabase {
+    pub async fn create() -> Self {
+        let database = Self::create_empty().await;
+        ticketboss::store::schema::migrate(&database.options).await.expect("migrations apply");
+        database
+    }
+
+    pub async fn create_empty() -> Self {
+        let server = tokio::task::spawn_blocking(|| cluster().url()).await.expect("starts");
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let mut connection = PgConnection::connect(server).await.expect("the cluster is there");
+        sqlx::query(AssertSqlSafe(format!("create database {name}")))
+            .execute(&mut connection)
+            .await
+            .expect("a database can be made");
+        let url = format!("{}/{name}", server.rsplit_once('/').expect("a URL").0);
+        let options = url.parse().expect("a URL");
+        Self { url, options }
+    }
+
+    pub async fn connect(&self) -> PgConnection {
+        self.options.connect().await.expect("the database is there")
+    }
+
+    /// Runs statements that the test itself is sure of.
+    pub async fn execute(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("statements run");
+    }
+
+    /// Makes an event the way an operator does, until there is an API for it.
+    pub async fn insert_event(&self, id: &str, seats: i32) {
+        sqlx::query(
+            "insert into events (id, name, initial_seats, total_seats, available_seats)
+             values ($1, $1, $2, $2, $2)",
+        )
+        .bind(id)
+        .bind(seats)
+        .execute(&mut self.connect().await)
+        .await
+        .expect("an event can be made");
+    }
+
+    /// Fails with a list of what is wrong, if anything is.
+    pub async fn audit(&self) {
+        let problems: Vec<String> = sqlx::query_scalar(include_str!("../audit.sql"))
+            .fetch_all(&mut self.connect().await)
+            .await
+            .expect("the audit runs");
+        assert!(problems.is_empty(), "the audit found:\n{}", problems.join("\n"));
+    }
+}
+
+/// The real server, in this process, on a free port.
+pub struct TestApp {
+    pub database: TestDatabase,
+    pub base: String,
+    client: Client,
+    server: Server,
+}
+
+/// Starts a server on a database of its own, runs the test, audits the data and stops.
+pub async fn with_app(test: impl AsyncFnOnce(&TestApp)) {
+    with_settings(&[], test).await;
+}
+
+/// The same, with settings.
+pub async fn with_settings(settings: &[(&str, &str)], test: impl AsyncFnOnce(&TestApp)) {
+    let app = TestApp::start(TestDatabase::create_empty().await, settings).await;
+    test(&app).await;
+    app.server.stop().await;
+    app.database.audit().await;
+}
+
+impl TestApp {
+    async fn start(database: TestDatabase, settings: &[(&str, &str)]) -> Self {
+        let config = Config::from_lookup(&|name| {
+            let given = settings.iter().find(|(setting, _)| *setting == name);
+            let fixed = match name {
+                "PORT" => Some("0"),
+                "WORKERS" => Some("2"),
+                "DATABASE_URL" => Some(database.url.as_str()),
+                _ => None,
+            };
+            given.map(|(_, value)| *value).or(fixed).map(str::to_owned)
+        })
+        .expect("the settings are good");
+        let open = OpenDatabase::open(&config.database).await.expect("it is given");
+        let server = Server::start(&config, &open).await.expect("the server starts");
+        let base = format!("http://{}", server.address());
+        Self { database, base, client: Client::new(), server }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], None).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, &[], None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(Method::POST, path, &[], Some(body.to_string())).await
+    }
+
+    pub async fn post_with_key(&self, path: &str, key: &str, body: Value) -> Answer {
+        let headers = [("idempotency-key", key)];
+        self.send(Method::POST, path, &headers, Some(body.to_string())).await
+    }
+
+    /// Books seats of the default event.
+    pub async fn reserve(&self, seats: i32) -> Answer {
+        self.post("/reservations", json!({"partnerId": "abc-corp", "seats": seats})).await
+    }
+
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Answer {
+        let mut request = self.client.request(method, format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            if !headers.iter().any(|(name, _)| *name == "content-type") {
+                request = request.header("content-type", "application/json");
+            }
+            request = request.body(body);
+        }
+        Answer::of(request.timeout(Duration::from_secs(30)).send().await.expect("an answer")).await
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub async fn of(response: Response) -> Self {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Self { status, headers, text: response.text().await.expect("a body") }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+
+    /// The reservation of a 201.
+    pub fn made(&self) -> Value {
+        assert_eq!(self.status, 201, "{self:?}");
+        self.json()
+    }
+
+    /// Checks that this is a well-formed problem of the kind, and returns it.
+    pub fn problem(&self, status: u16, code: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], status, "{problem}");
+        assert_eq!(problem["code"], code, "{problem}");
+        assert_eq!(problem["type"], format!("/problems/{}", code.replace('_', "-")));
+        assert_eq!(problem["detail"], problem["error"], "{problem}");
+        assert!(!problem["title"].as_str().unwrap_or_default().is_empty(), "{problem}");
+        assert_eq!(problem["requestId"].as_str(), self.header("x-request-id"), "{problem}");
+        if status == 503 {
+            assert!(self.header("retry-after").is_some(), "{self:?}");
+            assert!(problem["retryAfterMs"].is_u64(), "{problem}");
+        }
+        problem
+    }
+}

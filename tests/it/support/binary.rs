@@ -1,0 +1,127 @@
+//! The real binary as a process of its own.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ticketboss"));
+    command
+        .args(arguments)
+        // Nothing of the developer's own settings, and no `.env`.
+        .current_dir("/")
+        .env_clear()
+        .envs(
+            ["PATH", "PG_BIN_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))),
+        )
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// A running `ticketboss`, on a free port.
+pub struct Binary {
+    child: Child,
+    pub base: String,
+    log: Arc<Mutex<Vec<String>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Binary {
+    /// Returns once it serves.
+    pub async fn serve(environment: &[(&str, &str)]) -> Self {
+        let mut environment = environment.to_vec();
+        environment.push(("PORT", "0"));
+        let mut child = command(&[], &environment).spawn().expect("the binary is there");
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let base = timeout(PATIENCE, address(&mut lines, &log)).await.expect("it starts in time");
+        let reading = tokio::spawn({
+            let log = Arc::clone(&log);
+            async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    log.lock().expect("no panic under the lock").push(line);
+                }
+            }
+        });
+        Self { child, base, log, reading }
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().expect("it runs")).expect("a process id")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("it runs");
+    }
+
+    /// The exit code (none if a signal ended it) and everything it logged.
+    pub async fn ended(mut self) -> (Option<i32>, Vec<String>) {
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
+        self.reading.await.expect("the log is read");
+        let log = self.log.lock().expect("no panic under the lock").clone();
+        (status.expect("it was waited for").code(), log)
+    }
+
+    pub async fn stop(self) -> (Option<i32>, Vec<String>) {
+        self.signal(Signal::SIGTERM);
+        self.ended().await
+    }
+}
+
+/// Reads the log up to the line that says where it serves.
+async fn address(lines: &mut Lines<BufReader<ChildStderr>>, log: &Mutex<Vec<String>>) -> String {
+    loop {
+        let line = lines.next_line().await.expect("a log");
+        let Some(line) = line else {
+            panic!("it ended before it served: {:?}", log.lock().expect("no panic"));
+        };
+        let found = line.split_once("serving ").and_then(|(_, rest)| rest.split_once(';'));
+        let base = found.map(|(base, _)| base.to_owned());
+        log.lock().expect("no panic under the lock").push(line);
+        if let Some(base) = base {
+            return base;
+        }
+    }
+}
+
+/// A directory that the user who runs PostgreSQL may enter, gone at the end.
+pub struct TemporaryDirectory(std::path::PathBuf);
+
+impl TemporaryDirectory {
+    pub fn new() -> Self {
+        let name = format!("ticketboss-test-{}", uuid::Uuid::new_v4());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).expect("a directory can be made");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("it was made from text")
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        // Best effort: a test that failed may have left a server in it.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -2,28 +2,31 @@
 
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: run test lint prepare prepare-check install-postgresql help
+.PHONY: run test lint prepare prepare-check set-up set-up-tests help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-run: $(if $(DATABASE_URL),,install-postgresql) ## Serve on 127.0.0.1:5000, with a private PostgreSQL unless DATABASE_URL is set
+run: $(if $(DATABASE_URL),,set-up) ## Serve on 127.0.0.1:5000, with a private PostgreSQL unless DATABASE_URL is set
 	cargo run --release --locked
 
-test: install-postgresql ## Run every test, against a throwaway PostgreSQL
+test: set-up-tests ## Run every test, against a throwaway PostgreSQL
 	cargo test --locked
 
-lint: install-postgresql ## Clippy with warnings denied, and the licences and sources of all dependencies
+lint: set-up ## Clippy with warnings denied, and the licences and sources of all dependencies
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@cargo deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY_VERSION)' \
 		|| cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked
 	cargo deny check licenses bans sources
 
-prepare: install-postgresql ## Write sqlx-data.json anew from the queries and the migrations
+prepare: set-up ## Write sqlx-data.json anew from the queries and the migrations
 	cargo run --quiet --locked --package xtask -- prepare
 
-prepare-check: install-postgresql ## Say whether sqlx-data.json is up to date
+prepare-check: set-up ## Say whether sqlx-data.json is up to date
 	cargo run --quiet --locked --package xtask -- prepare --check
 
-install-postgresql:
-	@sh scripts/install-postgresql
+set-up:
+	@sh scripts/set-up
+
+set-up-tests:
+	@sh scripts/set-up curl

@@ -146,10 +146,12 @@ impl Settings<'_> {
 
     fn database(&self) -> Result<Database, BadSetting> {
         if let Some(url) = self.text("DATABASE_URL") {
+            // sqlx would take any scheme.
+            let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
             return match url.parse() {
-                Ok(options) => Ok(Database::Given(Box::new(options))),
+                Ok(options) if postgres => Ok(Database::Given(Box::new(options))),
                 // The value is not repeated: it has a password in it.
-                Err(_) => Err(BadSetting {
+                Ok(_) | Err(_) => Err(BadSetting {
                     name: "DATABASE_URL",
                     value: "(not shown)".into(),
                     allowed: "postgres://USER:PASSWORD@HOST:PORT/DATABASE".into(),

@@ -23,7 +23,11 @@ pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        line = format!("{line}: {cause}");
+        let cause_line = cause.to_string();
+        // Some libraries repeat the cause in their own text.
+        if !line.ends_with(&cause_line) {
+            line = format!("{line}: {cause_line}");
+        }
         source = cause.source();
     }
     line

@@ -103,6 +103,7 @@ fn lock(data_dir: &Path) -> Result<File, LaunchError> {
 /// A small shell process waits for a pipe to close, which the kernel does even after `kill -9`,
 /// and then stops the server and removes its directory.
 pub struct ThrowawayPostgres {
+    cluster: Cluster,
     url: String,
     janitor: Child,
 }
@@ -122,9 +123,14 @@ impl ThrowawayPostgres {
             }
         };
         let janitor = janitor(&cluster)?;
-        let mut throwaway = Self { url: String::new(), janitor };
-        throwaway.url = cluster.url(cluster.start()?);
+        let mut throwaway = Self { cluster, url: String::new(), janitor };
+        throwaway.url = throwaway.cluster.url(throwaway.cluster.start()?);
         Ok(throwaway)
+    }
+
+    /// One of PostgreSQL's programs, such as `psql`.
+    pub fn binary(&self, name: &str) -> PathBuf {
+        self.cluster.binary(name)
     }
 
     pub fn url(&self) -> &str {

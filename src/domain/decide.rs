@@ -11,6 +11,9 @@ use super::{
     Status, Timestamp,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// The reservations that the commands of a batch name, by id or by idempotency key, read in one
 /// snapshot with the event. Empty where the event is only remembered: then an acceptance is still
 /// sound, since the version and the unique key guard it, and a refusal is not.

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::header;
-use actix_web::web::{Bytes, Payload};
+use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpMessage as _, HttpRequest};
+use futures_util::StreamExt as _;
 use garde::{Report, Validate};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::problem::{Code, FieldError, Problem};
 use crate::domain::{PartnerId, SeatCount};
@@ -19,22 +21,15 @@ const BODY_BYTES_MAX: usize = 8 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads a body of JSON.
-pub async fn read(request: &HttpRequest, payload: Payload) -> Result<Bytes, Problem> {
-    let body =
-        match tokio::time::timeout(BODY_TIMEOUT, payload.to_bytes_limited(BODY_BYTES_MAX)).await {
-            Ok(Ok(Ok(body))) => body,
-            Ok(Ok(Err(_cut_off))) => {
-                return Err(closing(Code::MalformedJson, "The body ended before it was complete"));
-            }
-            Ok(Err(_limit)) => {
-                let detail = format!("The body is larger than {BODY_BYTES_MAX} bytes");
-                return Err(closing(Code::BodyTooLarge, detail));
-            }
-            Err(_elapsed) => {
-                let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
-                return Err(closing(Code::RequestTimeout, detail));
-            }
-        };
+pub async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, Problem> {
+    let body = match timeout(BODY_TIMEOUT, collect(&mut payload)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(problem)) => return Err(problem.with_unread(payload)),
+        Err(_elapsed) => {
+            let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
+            return Err(Problem::new(Code::RequestTimeout, detail).with_unread(payload));
+        }
+    };
     if body.is_empty() {
         return Err(Problem::new(Code::MalformedJson, "The body is empty; a JSON object belongs"));
     }
@@ -45,11 +40,19 @@ pub async fn read(request: &HttpRequest, payload: Payload) -> Result<Bytes, Prob
     Ok(body)
 }
 
-/// The rest of the request may be anything, so the connection is of no more use.
-fn closing(code: Code, detail: impl Into<Cow<'static, str>>) -> Problem {
-    let mut problem = Problem::new(code, detail);
-    problem.more.close = true;
-    problem
+async fn collect(payload: &mut Payload) -> Result<BytesMut, Problem> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_cut_off| {
+            Problem::new(Code::MalformedJson, "The body ended before it was complete")
+        })?;
+        if body.len() + chunk.len() > BODY_BYTES_MAX {
+            let detail = format!("The body is larger than {BODY_BYTES_MAX} bytes");
+            return Err(Problem::new(Code::BodyTooLarge, detail));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 fn is_json(request: &HttpRequest) -> bool {

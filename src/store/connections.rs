@@ -4,17 +4,22 @@
 //! which is a round trip for each commit. Here a connection that failed, or whose statement was
 //! abandoned halfway, is closed; all others go back at once. The set never grows.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::Unavailable;
 use super::error::leaves_connection_usable;
+
+/// A connection that was idle for longer is asked whether it still works before a commit is trusted
+/// to it. The server may have gone meanwhile, and a statement that is written to a dead connection
+/// has an unknown outcome.
+const TRUSTED_IDLE_MAX: Duration = Duration::from_millis(500);
 
 /// A server that does not even complete the handshake in this time is treated as away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,7 +30,12 @@ pub(super) struct Connections {
     runtime: Handle,
     permits: Semaphore,
     /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
-    idle: Mutex<Vec<PgConnection>>,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: PgConnection,
+    since: Instant,
 }
 
 impl Connections {
@@ -39,12 +49,27 @@ impl Connections {
             .await
             .map_err(|_elapsed| Unavailable::Busy)?
             .expect("the semaphore is never closed");
-        let idle = self.idle().pop();
-        let connection = match idle {
+        let connection = match self.working(until).await {
             Some(connection) => connection,
             None => self.connect(until).await?,
         };
         Ok(Lease { connection, owner: self, _permit: permit })
+    }
+
+    /// An idle connection that still works.
+    async fn working(&self, until: Instant) -> Option<PgConnection> {
+        let Idle { mut connection, since } = self.idle().pop()?;
+        if since.elapsed() <= TRUSTED_IDLE_MAX {
+            return Some(connection);
+        }
+        let until = until.min(Instant::now() + CONNECT_TIMEOUT);
+        match timeout_at(until, connection.ping()).await {
+            Ok(Ok(())) => Some(connection),
+            Ok(Err(_)) | Err(_) => {
+                self.idle().clear();
+                None
+            }
+        }
     }
 
     async fn connect(&self, until: Instant) -> Result<PgConnection, Unavailable> {
@@ -58,7 +83,7 @@ impl Connections {
             .map_err(Unavailable::Connect)
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PgConnection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         // A list of connections has no state that a panic could leave half-changed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,7 +99,8 @@ pub(super) struct Lease<'a> {
 impl Lease<'_> {
     /// Returns a connection on which every statement has ended.
     pub fn give_back(self) {
-        self.owner.idle().push(self.connection);
+        let idle = Idle { connection: self.connection, since: Instant::now() };
+        self.owner.idle().push(idle);
     }
 
     /// Returns the connection if the server reported the failure as the end of a statement only.

@@ -13,6 +13,7 @@ use ticketboss::server::{OpenDatabase, Server};
 use uuid::Uuid;
 
 pub mod binary;
+pub mod proxy;
 pub mod simulated;
 
 pub const DEFAULT_EVENT: &str = "node-meetup-2025";
@@ -99,7 +100,16 @@ pub async fn with_app(test: impl AsyncFnOnce(&TestApp)) {
 
 /// The same, with settings.
 pub async fn with_settings(settings: &[(&str, &str)], test: impl AsyncFnOnce(&TestApp)) {
-    let app = TestApp::start(TestDatabase::create_empty().await, settings).await;
+    with_database(TestDatabase::create_empty().await, settings, test).await;
+}
+
+/// The same, on this database; it may be reached by another `DATABASE_URL` than its own.
+pub async fn with_database(
+    database: TestDatabase,
+    settings: &[(&str, &str)],
+    test: impl AsyncFnOnce(&TestApp),
+) {
+    let app = TestApp::start(database, settings).await;
     test(&app).await;
     app.server.stop().await;
     app.database.audit().await;
@@ -144,6 +154,13 @@ impl TestApp {
     /// Books seats of the default event.
     pub async fn reserve(&self, seats: i32) -> Answer {
         self.post("/reservations", json!({"partnerId": "abc-corp", "seats": seats})).await
+    }
+
+    /// Posts what may be no text.
+    pub async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.base));
+        let request = request.header("content-type", "application/json").body(body);
+        Answer::of(request.send().await.expect("an answer")).await
     }
 
     pub async fn send(

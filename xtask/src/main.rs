@@ -45,7 +45,7 @@ fn prepare(check: bool) -> Result<String, Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no parent directory")?;
     let bin_dir = env::var_os("PG_BIN_DIR");
     let database = ThrowawayPostgres::start(bin_dir.as_deref().map(Path::new))?;
-    migrate(root, database.url())?;
+    migrate(root, &database)?;
     let folder = env::temp_dir().join(format!("ticketboss-queries-{}", uuid::Uuid::new_v4()));
     fs::create_dir(&folder)?;
     let merged = compile(root, database.url(), &folder).and_then(|()| merge(&folder));
@@ -64,15 +64,15 @@ fn prepare(check: bool) -> Result<String, Box<dyn Error>> {
 }
 
 /// Applies the migrations as plain SQL, in the order of their names.
-fn migrate(root: &Path, url: &str) -> Result<(), Box<dyn Error>> {
+fn migrate(root: &Path, database: &ThrowawayPostgres) -> Result<(), Box<dyn Error>> {
     let entries = fs::read_dir(root.join("migrations"))?;
     let mut files: Vec<_> =
         entries.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?;
     files.sort();
     for file in files {
-        let mut psql = Command::new("psql");
+        let mut psql = Command::new(database.binary("psql"));
         psql.args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file"]);
-        succeed(psql.arg(file).arg(url))?;
+        succeed(psql.arg(file).arg(database.url()))?;
     }
     Ok(())
 }
@@ -80,6 +80,12 @@ fn migrate(root: &Path, url: &str) -> Result<(), Box<dyn Error>> {
 /// Compiles every target, so that each macro asks the database and writes what it was told.
 fn compile(root: &Path, url: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What the outer cargo says of this program would rebuild dependencies that look at it.
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
+            cargo.env_remove(name);
+        }
+    }
     cargo
         .current_dir(root)
         .args(["check", "--package", "ticketboss", "--all-targets", "--locked"])

@@ -44,12 +44,19 @@ pub struct Binary {
 impl Binary {
     /// Returns once it serves.
     pub async fn serve(environment: &[(&str, &str)]) -> Self {
+        Self::serve_after(environment, "", || {}).await
+    }
+
+    /// The same; acts when a line of the log has these words in it.
+    pub async fn serve_after(environment: &[(&str, &str)], words: &str, act: impl Fn()) -> Self {
         let mut environment = environment.to_vec();
         environment.push(("PORT", "0"));
         let mut child = command(&[], &environment).spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let base = timeout(PATIENCE, address(&mut lines, &log)).await.expect("it starts in time");
+        let base = timeout(PATIENCE, address(&mut lines, &log, words, act))
+            .await
+            .expect("it starts in time");
         let reading = tokio::spawn({
             let log = Arc::clone(&log);
             async move {
@@ -84,12 +91,20 @@ impl Binary {
 }
 
 /// Reads the log up to the line that says where it serves.
-async fn address(lines: &mut Lines<BufReader<ChildStderr>>, log: &Mutex<Vec<String>>) -> String {
+async fn address(
+    lines: &mut Lines<BufReader<ChildStderr>>,
+    log: &Mutex<Vec<String>>,
+    words: &str,
+    act: impl Fn(),
+) -> String {
     loop {
         let line = lines.next_line().await.expect("a log");
         let Some(line) = line else {
             panic!("it ended before it served: {:?}", log.lock().expect("no panic"));
         };
+        if line.contains(words) {
+            act();
+        }
         let found = line.split_once("serving ").and_then(|(_, rest)| rest.split_once(';'));
         let base = found.map(|(base, _)| base.to_owned());
         log.lock().expect("no panic under the lock").push(line);

@@ -1,0 +1,172 @@
+//! Everybody at once, on one server and on two.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::binary::Binary;
+use crate::support::{Answer, TestDatabase, with_app, with_settings};
+
+async fn post(client: &Client, url: &str, key: Option<&str>, body: &Value) -> Answer {
+    let mut request = client.post(url).timeout(Duration::from_secs(60)).json(body);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    Answer::of(request.send().await.expect("an answer")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_requests_of_ten_seats_share_five_hundred() {
+    for _round in 0..10 {
+        with_app(async |app| {
+            let client = Client::new();
+            let mut requests = JoinSet::new();
+            for partner in 0..60 {
+                let (client, url) = (client.clone(), format!("{}/reservations", app.base));
+                let body = json!({"partnerId": format!("partner-{partner}"), "seats": 10});
+                requests.spawn(async move { post(&client, &url, None, &body).await });
+            }
+            let answers = requests.join_all().await;
+            let made = answers.iter().filter(|answer| answer.status == StatusCode::CREATED);
+            let ids: HashSet<String> =
+                made.map(|answer| answer.json()["reservationId"].to_string()).collect();
+            assert_eq!(ids.len(), 50);
+            let refused = answers.iter().filter(|answer| answer.status == StatusCode::CONFLICT);
+            let refused: Vec<_> =
+                refused.map(|answer| answer.problem(409, "insufficient_seats")).collect();
+            assert_eq!(refused.len(), 10);
+            let event = app.get("/reservations").await.json();
+            assert_eq!(event["availableSeats"], 0);
+            assert_eq!(event["reservationCount"], 50);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_eight_deletes_exactly_one_succeeds() {
+    with_settings(&[("DEFAULT_EVENT_SEATS", "50")], async |app| {
+        for _round in 0..25 {
+            let made = app.reserve(5).await.made();
+            let id = made["reservationId"].as_str().expect("an id").to_owned();
+            let mut requests = JoinSet::new();
+            for number in 0..8 {
+                let client = Client::new();
+                // Both forms, since both are the same reservation.
+                let url = if number % 2 == 0 {
+                    format!("{}/reservations/{id}", app.base)
+                } else {
+                    format!("{}/events/node-meetup-2025/reservations/{id}", app.base)
+                };
+                requests.spawn(async move {
+                    Answer::of(client.delete(url).send().await.expect("an answer")).await
+                });
+            }
+            let answers = requests.join_all().await;
+            let (done, rest): (Vec<_>, Vec<_>) =
+                answers.into_iter().partition(|answer| answer.status == 204);
+            assert_eq!(done.len(), 1);
+            for answer in rest {
+                answer.problem(404, "reservation_not_found");
+            }
+            assert_eq!(app.get("/reservations").await.json()["availableSeats"], 50);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_posts_with_one_key_make_one_reservation() {
+    with_app(async |app| {
+        let client = Client::new();
+        let mut requests = JoinSet::new();
+        for _ in 0..100 {
+            let (client, url) = (client.clone(), format!("{}/reservations", app.base));
+            let body = json!({"partnerId": "abc-corp", "seats": 2});
+            requests.spawn(async move { post(&client, &url, Some("order-1"), &body).await });
+        }
+        let answers = requests.join_all().await;
+        let ids: HashSet<String> =
+            answers.iter().map(|answer| answer.made()["reservationId"].to_string()).collect();
+        assert_eq!(ids.len(), 1);
+        let replayed =
+            answers.iter().filter(|answer| answer.header("idempotency-replayed").is_some());
+        assert_eq!(replayed.count(), 99);
+        assert_eq!(app.get("/reservations").await.json()["availableSeats"], 498);
+    })
+    .await;
+}
+
+/// Two processes on one database, both booking, retrying and cancelling on one event.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_sell_exactly_all_seats() {
+    let database = TestDatabase::create().await;
+    let settings = [("DATABASE_URL", database.url.as_str()), ("DEFAULT_EVENT_SEATS", "600")];
+    let processes = [Binary::serve(&settings).await, Binary::serve(&settings).await];
+    let client = Client::new();
+    let mut clients = JoinSet::new();
+    for number in 0..16 {
+        let client = client.clone();
+        let bases = [processes[number % 2].base.clone(), processes[(number + 1) % 2].base.clone()];
+        clients.spawn(async move {
+            let body = json!({"partnerId": format!("partner-{number}"), "seats": 1});
+            let (mut made, mut cancelled) = (0, 0);
+            for round in 0.. {
+                // Every request goes to both processes under one key, and makes one reservation.
+                let key = format!("{number}-{round}");
+                let urls = bases.each_ref().map(|base| format!("{base}/reservations"));
+                let (first, second) = tokio::join!(
+                    post(&client, &urls[0], Some(&key), &body),
+                    post(&client, &urls[1], Some(&key), &body),
+                );
+                if first.status == 409 && second.status == 409 {
+                    first.problem(409, "insufficient_seats");
+                    second.problem(409, "insufficient_seats");
+                    return (made, cancelled);
+                }
+                let [first, second] = if first.status == 201 && second.status == 201 {
+                    [first.made(), second.made()]
+                } else {
+                    // One was refused, and then another client's cancel made room.
+                    let late = [first, second].into_iter().find(|answer| answer.status == 201);
+                    let late = late.expect("one was made").made();
+                    [late.clone(), late]
+                };
+                assert_eq!(first["reservationId"], second["reservationId"]);
+                made += 1;
+                if round % 5 == 0 {
+                    let id = first["reservationId"].as_str().expect("an id");
+                    let urls = bases.each_ref().map(|base| format!("{base}/reservations/{id}"));
+                    let (first, second) = tokio::join!(
+                        client.delete(&urls[0]).send(),
+                        client.delete(&urls[1]).send(),
+                    );
+                    let mut statuses =
+                        [first, second].map(|answer| answer.expect("an answer").status().as_u16());
+                    statuses.sort_unstable();
+                    assert_eq!(statuses, [204, 404]);
+                    cancelled += 1;
+                }
+            }
+            unreachable!("the seats run out")
+        });
+    }
+    let counts = clients.join_all().await;
+    let made: i64 = counts.iter().map(|(made, _)| made).sum();
+    let cancelled: i64 = counts.iter().map(|(_, cancelled)| cancelled).sum();
+    for process in &processes {
+        let event = client.get(format!("{}/reservations", process.base)).send().await;
+        let event: Value = event.expect("an answer").json().await.expect("JSON");
+        assert_eq!(event["reservationCount"], made - cancelled);
+        assert_eq!(event["availableSeats"], 600 - (made - cancelled));
+        assert!(cancelled > 0);
+    }
+    for process in processes {
+        let (code, log) = process.stop().await;
+        assert_eq!(code, Some(0), "{log:?}");
+    }
+    database.audit().await;
+}

@@ -1,0 +1,229 @@
+//! Past the service: the schema itself refuses what must never be stored.
+
+use sqlx::raw_sql;
+
+use crate::support::TestDatabase;
+
+/// An event, a reservation and its journal row, as the service writes them.
+const SOUND: &str = "
+insert into events (id, name, initial_seats, total_seats, available_seats)
+     values ('e', 'E', 10, 10, 10);
+update events set available_seats = 7, reservation_count = 1, version = 1 where id = 'e';
+insert into reservations (id, created_at, version, seats, event_id, partner_id, status,
+                          idempotency_key, request_fingerprint)
+     values ('00000000-0000-7000-8000-000000000001', now(), 1, 3, 'e', 'p', 'confirmed',
+             'k', 'seats=3');
+insert into journal (event_id, version, at, batch_id, change_count,
+                     kinds, reservation_ids, partner_ids, seats)
+     values ('e', 1, now(), gen_random_uuid(), 1,
+             '{1}', '{00000000-0000-7000-8000-000000000001}', '{p}', '{3}');
+";
+
+/// Every constraint of the schema, with statements that it alone must refuse.
+const REFUSED: &[(&str, &[&str])] = &[
+    (
+        "events_pkey",
+        &["insert into events (id, name, initial_seats, total_seats, available_seats)
+           values ('e', 'Again', 1, 1, 1)"],
+    ),
+    (
+        "events_id_is_a_slug",
+        &[
+            "update events set id = ''",
+            "update events set id = 'Upper'",
+            "update events set id = '-dash'",
+            "update events set id = 'dash-'",
+            "update events set id = 'a b'",
+            "update events set id = repeat('a', 65)",
+            "update events set id = e'line\\n'",
+        ],
+    ),
+    (
+        "events_name_is_sane",
+        &["update events set name = ''", "update events set name = repeat('n', 201)"],
+    ),
+    (
+        "events_initial_seats_in_range",
+        &["update events set initial_seats = 0", "update events set initial_seats = 10000001"],
+    ),
+    (
+        "events_available_seats_not_negative",
+        &["update events set available_seats = available_seats - 8, version = version + 1"],
+    ),
+    (
+        "events_available_seats_within_total",
+        &["update events set available_seats = available_seats + 4, version = version + 1"],
+    ),
+    ("events_reservation_count_not_negative", &["update events set reservation_count = -1"]),
+    (
+        "events_version_not_negative",
+        &["update events set version = -1,
+        available_seats = 10, reservation_count = 0"],
+    ),
+    (
+        "events_start_untouched",
+        &[
+            "update events set version = 0",
+            "insert into events (id, name, initial_seats, total_seats, available_seats)
+             values ('f', 'F', 10, 10, 9)",
+            "insert into events (id, name, initial_seats, total_seats, available_seats)
+             values ('f', 'F', 10, 12, 12)",
+        ],
+    ),
+    (
+        "reservations_pkey",
+        &["insert into reservations (id, created_at, version, seats, event_id, partner_id, status)
+           values ('00000000-0000-7000-8000-000000000001', now(), 1, 3, 'e', 'q', 'confirmed')"],
+    ),
+    (
+        "reservations_seats_positive",
+        &["update reservations set seats = 0", "update reservations set seats = -1"],
+    ),
+    (
+        "reservations_status_known",
+        &["update reservations set status = 'sold'", "update reservations set status = ''"],
+    ),
+    ("reservations_hold_has_an_end", &["update reservations set status = 'held'"]),
+    ("reservations_version_positive", &["update reservations set version = 0"]),
+    (
+        "reservations_partner_id_length",
+        &[
+            "update reservations set partner_id = ''",
+            "update reservations set partner_id = repeat('p', 129)",
+        ],
+    ),
+    ("reservations_item_not_negative", &["update reservations set item = -1"]),
+    (
+        "reservations_idempotency_key_length",
+        &[
+            "update reservations set idempotency_key = ''",
+            "update reservations set idempotency_key = repeat('k', 256)",
+        ],
+    ),
+    (
+        "reservations_key_with_fingerprint",
+        &[
+            "update reservations set idempotency_key = null",
+            "update reservations set request_fingerprint = null",
+        ],
+    ),
+    (
+        "reservations_idempotency_key",
+        &["insert into reservations (id, created_at, version, seats, event_id, partner_id, status,
+                                     idempotency_key, request_fingerprint)
+           values (gen_random_uuid(), now(), 1, 3, 'e', 'p', 'confirmed', 'k', 'seats=3')"],
+    ),
+    (
+        "journal_pkey",
+        &["insert into journal (event_id, version, at, batch_id, change_count,
+                                kinds, reservation_ids, partner_ids, seats)
+           values ('e', 1, now(), gen_random_uuid(), 1,
+                   '{1}', '{00000000-0000-7000-8000-000000000002}', '{p}', '{3}')"],
+    ),
+    ("journal_version_positive", &["update journal set version = 0"]),
+    (
+        "journal_changes_complete",
+        &[
+            "update journal set change_count = 2",
+            "update journal set kinds = '{1,1}'",
+            "update journal set reservation_ids = '{}'",
+            "update journal set partner_ids = '{p,p}'",
+            "update journal set seats = '{}'",
+        ],
+    ),
+    (
+        "journal_says_what_changed",
+        &["update journal set change_count = 0, kinds = '{}', reservation_ids = '{}',
+                              partner_ids = '{}', seats = '{}'"],
+    ),
+    (
+        "journal_kinds_known",
+        &["update journal set kinds = '{0}'", "update journal set kinds = '{8}'"],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_constraint_refuses_what_it_must() {
+    let database = TestDatabase::create().await;
+    database.execute(SOUND).await;
+    database.audit().await;
+    let mut connection = database.connect().await;
+    for (constraint, statements) in REFUSED {
+        for statement in *statements {
+            let failure = raw_sql(*statement).execute(&mut connection).await.expect_err(statement);
+            let failure = failure.into_database_error().expect("the database refused it");
+            assert_eq!(failure.constraint(), Some(*constraint), "{statement}: {failure}");
+        }
+    }
+    database.audit().await;
+}
+
+/// The other direction: no constraint without a statement that shows it at work.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_constraint_is_left_out() {
+    let database = TestDatabase::create().await;
+    let named: Vec<String> = sqlx::query_scalar(
+        "select conname::text from pg_constraint
+           join pg_class on pg_class.oid = conrelid
+          where relname in ('events', 'reservations', 'journal') and contype <> 'n'
+          union
+         select indexrelid::regclass::text from pg_index
+           join pg_class on pg_class.oid = indrelid
+          where relname in ('events', 'reservations', 'journal') and indisunique",
+    )
+    .fetch_all(&mut database.connect().await)
+    .await
+    .expect("the catalogue is readable");
+    for name in &named {
+        assert!(REFUSED.iter().any(|(constraint, _)| constraint == name), "{name} is not shown");
+    }
+    assert_eq!(named.len(), REFUSED.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn required_columns_are_required() {
+    let database = TestDatabase::create().await;
+    database.execute(SOUND).await;
+    let nullable: Vec<String> = sqlx::query_scalar(
+        "select table_name || '.' || column_name from information_schema.columns
+          where table_name in ('events', 'reservations', 'journal') and is_nullable = 'YES'
+          order by 1",
+    )
+    .fetch_all(&mut database.connect().await)
+    .await
+    .expect("the catalogue is readable");
+    let expected = [
+        "journal.event_change",
+        "reservations.hold_expires_at",
+        "reservations.idempotency_key",
+        "reservations.request_fingerprint",
+    ];
+    assert_eq!(nullable, expected);
+}
+
+/// The audit that ends the other tests can fail: each of these is seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_sees_each_kind_of_damage() {
+    let damages = [
+        ("1", "update events set available_seats = 6"),
+        ("1", "update reservations set status = 'cancelled'"),
+        ("2", "update events set reservation_count = 2"),
+        ("3", "update events set version = 2"),
+        ("3", "delete from journal"),
+        ("4", "update journal set seats = '{2}'"),
+        ("4", "update reservations set partner_id = 'q'"),
+        ("4", "delete from reservations"),
+        ("4", "update reservations set version = 2"),
+    ];
+    for (invariant, damage) in damages {
+        let database = TestDatabase::create().await;
+        database.execute(SOUND).await;
+        database.execute(damage).await;
+        let problems: Vec<String> = sqlx::query_scalar(include_str!("../audit.sql"))
+            .fetch_all(&mut database.connect().await)
+            .await
+            .expect("the audit runs");
+        let seen = problems.iter().any(|problem| problem.starts_with(invariant));
+        assert!(seen, "{damage}: {problems:?}");
+    }
+}

@@ -47,6 +47,55 @@ async fn sixty_requests_of_ten_seats_share_five_hundred() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_seats_are_sold_from_sixty_four_connections() {
+    with_settings(&[("DEFAULT_EVENT_SEATS", "10000")], async |app| {
+        let mut connections = JoinSet::new();
+        for connection in 0..64 {
+            let (client, url) = (Client::new(), format!("{}/reservations", app.base));
+            // 10,000 is 64 times 156, and 16 more.
+            let requests = if connection < 16 { 157 } else { 156 };
+            connections.spawn(async move {
+                let body = json!({"partnerId": format!("partner-{connection}"), "seats": 1});
+                for _ in 0..requests {
+                    post(&client, &url, None, &body).await.made();
+                }
+            });
+        }
+        connections.join_all().await;
+        app.reserve(1).await.problem(409, "insufficient_seats");
+        let event = app.get("/reservations").await.json();
+        assert_eq!(event["availableSeats"], 0);
+        assert_eq!(event["reservationCount"], 10_000);
+    })
+    .await;
+}
+
+/// Reads are shared, and yet none is older than its request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_shows_what_was_acknowledged_before_it() {
+    with_settings(&[("DEFAULT_EVENT_SEATS", "100000")], async |app| {
+        let mut clients = JoinSet::new();
+        for number in 0..16 {
+            let (client, url) = (Client::new(), format!("{}/reservations", app.base));
+            clients.spawn(async move {
+                let body = json!({"partnerId": format!("partner-{number}"), "seats": 1});
+                let mut seen = 0;
+                for _ in 0..60 {
+                    let made = post(&client, &url, None, &body).await.made();
+                    let acknowledged = made["version"].as_i64().expect("a number");
+                    assert!(acknowledged > seen, "{acknowledged} after {seen}");
+                    let read = Answer::of(client.get(&url).send().await.expect("an answer")).await;
+                    seen = read.json()["version"].as_i64().expect("a number");
+                    assert!(seen >= acknowledged, "{seen} after {acknowledged}");
+                }
+            });
+        }
+        clients.join_all().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_eight_deletes_exactly_one_succeeds() {
     with_settings(&[("DEFAULT_EVENT_SEATS", "50")], async |app| {
         for _round in 0..25 {

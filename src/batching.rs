@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -60,9 +59,6 @@ pub enum Rejection {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// From submission to answer. The first half may be spent waiting to be sent, and the rest is
-    /// for the database.
-    pub request_timeout: Duration,
     /// Commands that may wait for one event.
     pub mailbox_commands_max: usize,
 }
@@ -131,14 +127,18 @@ impl<S: Store> Batching<S> {
         ReservationId((self.0.new_id)())
     }
 
-    /// Runs a command. It runs to its end even if this future is dropped.
-    pub async fn submit(&self, event_id: &EventId, command: Command) -> Outcome {
+    /// Runs a command, and answers by `answer_by`. Half of the time until then may be spent waiting
+    /// to be sent, and the rest is for the database. It runs to its end even if this future is
+    /// dropped.
+    pub async fn submit(
+        &self,
+        event_id: &EventId,
+        command: Command,
+        answer_by: Instant,
+    ) -> Outcome {
         let reservation_id = command.reservation_id();
         let (reply, answer) = oneshot::channel();
-        let now = Instant::now();
-        let timeout = self.0.settings.request_timeout;
-        let queued =
-            Queued { command, send_by: now + timeout / 2, answer_by: now + timeout, reply };
+        let queued = Queued { command, send_by: halfway(answer_by), answer_by, reply };
         if !self.0.enqueue(event_id, queued) {
             return Err(Rejection::Overloaded);
         }
@@ -198,4 +198,10 @@ impl<S: Store> Shared<S> {
         }
         empty
     }
+}
+
+/// Half of the time that is left.
+fn halfway(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / 2
 }

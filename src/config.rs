@@ -1,6 +1,7 @@
 //! Settings, from the environment (and from `.env`, which [`crate::server`] never sees).
 
 use std::fmt::Display;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -26,15 +27,16 @@ DEFAULT_EVENT_ID          node-meetup-2025 the event behind /reservations
 DEFAULT_EVENT_NAME        Node.js Meet-up  its name, when it is made on the first start
 DEFAULT_EVENT_SEATS       500              its seats, when it is made on the first start
 WORKERS                   (cores)          threads that serve HTTP
-DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 1000
-REQUEST_TIMEOUT_MS        5000             from request to answer, 100 to 60000
+DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180
+REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
-RUST_LOG                  info             what to log: error, warn, info, debug, or module=level";
+RUST_LOG                  info             what to log: error, warn, info, debug, or module=level
+                                           (our own lines; by default less of the libraries)";
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub host: String,
-    pub port: u16,
+    /// Where to listen: what HOST stands for, with PORT.
+    pub addresses: Vec<SocketAddr>,
     pub database: Database,
     pub migrate_on_start: bool,
     pub default_event: DefaultEvent,
@@ -75,23 +77,23 @@ pub struct BadSetting {
 impl Config {
     /// Reads the process's environment.
     pub fn from_env() -> Result<Self, BadSetting> {
-        Self::from_lookup(&|name| env::var(name).ok())
+        // What is no text is kept wrong, so that it is refused and not overlooked.
+        Self::from_lookup(&|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
     }
 
     /// Reads settings by name. An empty one counts as not given.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
         let settings = Settings(lookup);
         Ok(Self {
-            host: settings.text("HOST").unwrap_or_else(|| "127.0.0.1".into()),
-            port: settings.number("PORT", 5000, 0, u16::MAX)?,
+            addresses: settings.addresses()?,
             database: settings.database()?,
             migrate_on_start: settings.flag("MIGRATE_ON_START", true)?,
             default_event: settings.default_event()?,
             workers: settings.number("WORKERS", cores(), 1, 256)?,
-            database_connections_max: settings.number("DATABASE_CONNECTIONS_MAX", 20, 2, 1000)?,
+            database_connections_max: settings.number("DATABASE_CONNECTIONS_MAX", 20, 2, 180)?,
             request_timeout: Duration::from_millis(settings.number(
                 "REQUEST_TIMEOUT_MS",
-                5000,
+                4000,
                 100,
                 60_000,
             )?),
@@ -101,7 +103,7 @@ impl Config {
 }
 
 impl Database {
-    /// Where PostgreSQL's own programs are and the data goes, whether or not it is used.
+    /// The setting PG_BIN_DIR alone, for what needs no other.
     pub fn bin_dir() -> Option<PathBuf> {
         env::var_os("PG_BIN_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
     }
@@ -128,6 +130,18 @@ impl Settings<'_> {
             _ => {
                 let allowed = format!("a whole number from {min} to {max}");
                 Err(BadSetting { name, value, allowed })
+            }
+        }
+    }
+
+    fn addresses(&self) -> Result<Vec<SocketAddr>, BadSetting> {
+        let port = self.number("PORT", 5000, 0, u16::MAX)?;
+        let value = self.text("HOST").unwrap_or_else(|| "127.0.0.1".into());
+        match (value.as_str(), port).to_socket_addrs() {
+            Ok(addresses) => Ok(addresses.collect()),
+            Err(_) => {
+                let allowed = "an address or a name of this machine".into();
+                Err(BadSetting { name: "HOST", value, allowed })
             }
         }
     }

@@ -13,6 +13,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{Error, HttpRequest, HttpResponse};
+use tokio::time::Instant;
 use utoipa_actix_web::AppExt as _;
 use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
@@ -28,8 +29,10 @@ mod openapi;
 mod problem;
 mod reservations;
 mod service;
+mod unread;
 
 use problem::{Code, Problem};
+use unread::KeptBody;
 
 /// What the handlers work with.
 pub struct App {
@@ -38,6 +41,13 @@ pub struct App {
     pub store: Arc<PostgresStore>,
     pub default_event: EventId,
     pub request_timeout: Duration,
+}
+
+impl App {
+    /// By when a request that is being taken in now has to be answered.
+    fn answer_by(&self) -> Instant {
+        Instant::now() + self.request_timeout
+    }
 }
 
 /// The whole API as an actix application, one for each worker.
@@ -50,14 +60,15 @@ pub fn application(app: Data<App>) -> actix_web::App<impl Factory> {
         .service(web::redirect("/docs", "/docs/index.html"))
         .service(
             SwaggerUi::new("/docs/{_:.*}")
-                .config(utoipa_swagger_ui::Config::new(["/openapi.json"])),
+                // Without this, the page asks a validator on the internet.
+                .config(utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none")),
         )
         .default_service(web::to(no_such_route))
         .wrap(NormalizePath::trim())
         .wrap(from_fn(finish))
 }
 
-/// The OpenAPI document.
+/// The OpenAPI document: the whole contract, for people and for generators of clients.
 pub fn document() -> utoipa::openapi::OpenApi {
     routes().1
 }
@@ -86,7 +97,7 @@ impl<T> Factory for T where
 }
 
 fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
-    actix_web::App::new()
+    let (application, mut document) = actix_web::App::new()
         .into_utoipa_app()
         .openapi(openapi::base())
         .service(events::read_default_event)
@@ -100,12 +111,14 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(service::read_health)
         .service(openapi::read_openapi)
         .service(service::read_problem)
-        .split_for_parts()
+        .split_for_parts();
+    openapi::add_request_ids(&mut document);
+    (application, document)
 }
 
 /// The id of an event in a path. One that cannot exist is simply not found.
 fn event_id(text: &str) -> Result<EventId, Problem> {
-    EventId::parse(text).ok_or_else(|| Problem::event_not_found(text))
+    EventId::parse(text).ok_or_else(Problem::event_not_found)
 }
 
 /// The paths of the document with their methods, to tell a wrong path from a wrong method.
@@ -141,10 +154,9 @@ async fn no_such_route(
             problem.more.allow = Some(allow.clone());
             problem
         }
-        None => Problem::new(
-            Code::RouteNotFound,
-            format!("There is nothing at {:?}; see /openapi.json", request.path()),
-        ),
+        None => {
+            Problem::new(Code::RouteNotFound, "There is nothing at this path; see /openapi.json")
+        }
     })
 }
 
@@ -159,19 +171,26 @@ async fn finish(
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
     }
+    let body = KeptBody::of(&mut request);
     let answered = next.call(request).await?;
-    let problem = answered.response().error().map(|error| match error.as_error::<Problem>() {
-        Some(problem) => problem.respond(&id),
-        None => of_foreign_error(error).respond(&id),
-    });
-    let mut answered = match problem {
-        Some(response) => {
-            let (request, _) = answered.into_parts();
-            log_failure(&request, &response, &id);
-            ServiceResponse::new(request, response)
-        }
-        None => answered,
+    let status = answered.status();
+    let mut answered = if status.is_client_error() || status.is_server_error() {
+        let error = answered.response().error();
+        let problem = error.and_then(|error| error.as_error::<Problem>());
+        let response = match problem {
+            Some(problem) => {
+                log_failure(answered.request(), problem, &id);
+                problem.respond(&id)
+            }
+            None => of_foreign_error(status, error).respond(&id),
+        };
+        ServiceResponse::new(answered.into_parts().0, response)
+    } else {
+        answered
     };
+    if let Some(body) = body {
+        answered = body.keep_for(answered);
+    }
     let id = HeaderValue::from_str(&id).expect("an id is visible ASCII");
     answered.headers_mut().insert(X_REQUEST_ID, id);
     Ok(answered)
@@ -191,23 +210,25 @@ fn request_id(headers: &HeaderMap) -> String {
     given.filter(sane).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// What actix refuses before a handler sees it.
-fn of_foreign_error(error: &Error) -> Problem {
-    match error.as_response_error().status_code() {
-        StatusCode::NOT_FOUND => Problem::new(Code::RouteNotFound, "There is nothing here"),
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::BodyTooLarge, "Too large"),
-        status if status.is_client_error() => {
-            Problem::new(Code::ValidationFailed, "The request could not be understood")
-        }
-        _ => {
-            log::error!("an unexpected error: {error:?}");
-            Problem::new(Code::Internal, "A defect of this service; nothing happened")
-        }
+/// What a library refuses.
+fn of_foreign_error(status: StatusCode, error: Option<&Error>) -> Problem {
+    if status == StatusCode::NOT_FOUND {
+        Problem::new(Code::RouteNotFound, "There is nothing here; see /openapi.json")
+    } else if status.is_client_error() {
+        Problem::new(Code::ValidationFailed, "The request could not be understood")
+    } else {
+        log::error!("an unexpected error: {error:?}");
+        Problem::internal()
     }
 }
 
-fn log_failure(request: &HttpRequest, response: &HttpResponse, id: &str) {
-    let level =
-        if response.status().is_server_error() { log::Level::Warn } else { log::Level::Debug };
-    log::log!(level, "{} {} {} {id}", response.status(), request.method(), request.path());
+/// A defect is an operator's business; a refusal, or an outage that is logged where it is met, is
+/// looked for by who asks about one request.
+fn log_failure(request: &HttpRequest, problem: &Problem, id: &str) {
+    let level = match problem.code {
+        Code::Internal => log::Level::Error,
+        _ => log::Level::Debug,
+    };
+    let code = problem.code.entry().code;
+    log::log!(level, "{code}: {} {}, request {id}", request.method(), request.path());
 }

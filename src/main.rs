@@ -1,6 +1,7 @@
 //! The command line.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 
 use clap::{Parser, Subcommand};
@@ -8,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ticketboss::config::{Config, Database, SETTINGS};
 use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
-use ticketboss::server::{OpenDatabase, ServeError, serve};
+use ticketboss::server::{ServeError, migrate, serve};
 use ticketboss::{chain, http};
 use tokio::process::Command as Process;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,8 +19,9 @@ const EXIT_FAILURE: u8 = 1;
 /// A setting or an installation that has to be put right first.
 const EXIT_SETUP: u8 = 2;
 
-/// Our own lines; actix tells of each of its workers.
-const DEFAULT_LOG_FILTER: &str = "info,actix_server=warn";
+/// Our own lines: actix tells of each of its workers, and of each client that speaks no HTTP, and
+/// PostgreSQL of each table that is there already.
+const DEFAULT_LOG_FILTER: &str = "info,actix_server=warn,actix_http=off,sqlx::postgres=warn";
 
 /// A seat reservation service over PostgreSQL that never sells a seat twice.
 #[derive(Parser)]
@@ -44,9 +46,9 @@ enum Command {
     Migrate,
     /// Print the OpenAPI 3.1 document of the API, and exit
     Openapi,
-    /// Run a command with DATABASE_URL pointing at a throwaway PostgreSQL
+    /// Run a command with a throwaway PostgreSQL
     ///
-    /// The server is new and empty, durable like any other, listens on a free port of 127.0.0.1,
+    /// DATABASE_URL and PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE point at it. The server is new and empty, durable like any other, listens on a free port of 127.0.0.1,
     /// and is gone when the command ends, however it ends. The command's exit code is passed on.
     Postgres {
         /// The command and its arguments, as in `ticketboss postgres -- psql`
@@ -66,25 +68,47 @@ fn after_help() -> String {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(failure) = dotenvy::dotenv()
-        && !failure.not_found()
-    {
-        return complain(EXIT_SETUP, &format!(".env: {failure}"));
+    match dotenvy::from_path(".env") {
+        Ok(()) => {}
+        Err(dotenvy::Error::Io(failure)) if failure.kind() == ErrorKind::NotFound => {}
+        Err(dotenvy::Error::Io(failure)) => {
+            return complain(EXIT_SETUP, &format!(".env cannot be read: {failure}"));
+        }
+        // The library repeats the line, and that may be the one with the password.
+        Err(_) => {
+            let advice = "a line of .env is not NAME=value; a value with spaces needs quotes";
+            return complain(EXIT_SETUP, advice);
+        }
     }
-    let filter = env_logger::Env::default().default_filter_or(DEFAULT_LOG_FILTER);
-    env_logger::Builder::from_env(filter).init();
+    if let Err(bad_setting) = start_log() {
+        return complain(EXIT_SETUP, &bad_setting);
+    }
 
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(failure) => return complain(EXIT_FAILURE, &failure.to_string()),
     };
-    runtime.block_on(run(arguments.command.unwrap_or(Command::Serve)))
+    let code = runtime.block_on(run(arguments.command.unwrap_or(Command::Serve)));
+    // What still runs in the background was given its time.
+    runtime.shutdown_background();
+    code
+}
+
+fn start_log() -> Result<(), String> {
+    let given = std::env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
+    let filter = given.as_deref().unwrap_or(DEFAULT_LOG_FILTER);
+    if env_filter::Builder::new().try_parse(filter).is_err() {
+        let allowed = "error, warn, info, debug, trace, off, or module=level, with commas between";
+        return Err(format!("RUST_LOG is {filter:?}; allowed: {allowed}"));
+    }
+    env_logger::Builder::new().parse_filters(filter).init();
+    Ok(())
 }
 
 async fn run(command: Command) -> ExitCode {
     match command {
         Command::Serve => with_config(async |config| serve(&config).await).await,
-        Command::Migrate => with_config(migrate).await,
+        Command::Migrate => with_config(async |config| migrate(&config).await).await,
         Command::Openapi => print_openapi(),
         Command::Postgres { command } => postgres(command).await,
     }
@@ -100,13 +124,6 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -
         Err(ServeError::Launch(failure)) => complain_of_launch(&failure),
         Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
     }
-}
-
-async fn migrate(config: Config) -> Result<(), ServeError> {
-    let database = OpenDatabase::open(&config.database).await?;
-    let migrated = database.migrate().await;
-    database.close().await?;
-    migrated
 }
 
 fn print_openapi() -> ExitCode {
@@ -130,10 +147,13 @@ async fn postgres(command: Vec<String>) -> ExitCode {
         Err(failure) => return complain(EXIT_FAILURE, &failure.to_string()),
     };
     let mut process = Process::new(program);
-    process.args(arguments).env("DATABASE_URL", database.url());
+    process.args(arguments).envs(database.address().environment());
     match run_to_end(process).await {
         // What a shell says of a command that a signal ended.
-        Ok(status) => ExitCode::from(status.code().map_or(128, |code| code as u8)),
+        Ok(status) => {
+            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+            ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILURE))
+        }
         Err(failure) => complain(EXIT_FAILURE, &format!("{program}: {failure}")),
     }
 }
@@ -165,6 +185,7 @@ fn complain_of_launch(failure: &LaunchError) -> ExitCode {
         | LaunchError::WrongVersion { .. }
         | LaunchError::TooOld { .. }
         | LaunchError::InUse { .. }
+        | LaunchError::NoPassword { .. }
         | LaunchError::NoUser => EXIT_SETUP,
     };
     complain(code, &failure.to_string())

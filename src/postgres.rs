@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -17,7 +18,10 @@ use uuid::Uuid;
 mod binaries;
 mod cluster;
 
-use cluster::Cluster;
+use cluster::{Cluster, DATABASE, ROLE};
+
+/// How long a server may take to stop.
+pub const STOP_TIMEOUT_S: u64 = 3;
 
 #[derive(Debug, Error)]
 pub enum LaunchError {
@@ -42,9 +46,11 @@ pub enum LaunchError {
     InUse { dir: PathBuf },
     #[error("running as root needs a user `postgres` or `nobody` to run PostgreSQL as")]
     NoUser,
+    #[error("{} is empty, and the data beside it does not open without it", path.display())]
+    NoPassword { path: PathBuf },
     #[error("{what} failed: {output}")]
     Failed { what: String, output: String },
-    #[error("{}: {source}", path.display())]
+    #[error("cannot use {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -65,16 +71,33 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Finds, makes or recovers the cluster in `data_dir` and waits until it accepts connections.
     pub fn start(data_dir: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
+        // Looked for first, so that a machine without it is left as it was.
+        binaries::find(bin_dir, &cluster::data_in(data_dir))?;
         fs::create_dir_all(data_dir).map_err(at(data_dir))?;
         let data_dir = &data_dir.canonicalize().map_err(at(data_dir))?;
         let lock = lock(data_dir)?;
-        let cluster = Cluster::make(data_dir, bin_dir)?;
-        let port = cluster.start()?;
-        Ok(Self { cluster, port, _lock: lock })
+        let cluster = Cluster::in_directory(data_dir, bin_dir)?;
+        cluster.make()?;
+        let port = cluster.start(None)?;
+        let private = Self { cluster, port, _lock: lock };
+        let url_file = data_dir.join("url");
+        cluster::write_secret(&url_file, &format!("{}\n", private.url()))?;
+        give_to_owner_of(data_dir, &url_file)?;
+        Ok(private)
     }
 
+    /// Where the server is reached. The file `url` in its directory says it, too.
     pub fn url(&self) -> String {
-        self.cluster.url(self.port)
+        Address::of(&self.cluster, self.port).url()
+    }
+
+    /// Starts the server again, at the same port, if it has gone. Tells whether it had.
+    pub fn revive(&self) -> Result<bool, LaunchError> {
+        if self.cluster.is_running() {
+            return Ok(false);
+        }
+        self.cluster.start(Some(self.port))?;
+        Ok(true)
     }
 
     /// The directory that holds everything: data, password and log.
@@ -83,7 +106,7 @@ impl PrivatePostgres {
     }
 
     /// Stops the server; everything that was committed is on disk.
-    pub fn stop(self) -> Result<(), LaunchError> {
+    pub fn stop(&self) -> Result<(), LaunchError> {
         self.cluster.stop("fast")
     }
 }
@@ -91,11 +114,21 @@ impl PrivatePostgres {
 fn lock(data_dir: &Path) -> Result<File, LaunchError> {
     let path = data_dir.join("ticketboss.lock");
     let file = File::create(&path).map_err(at(&path))?;
+    give_to_owner_of(data_dir, &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LaunchError::InUse { dir: data_dir.to_owned() }),
         Err(TryLockError::Error(source)) => Err(LaunchError::Io { path, source }),
     }
+}
+
+/// Root may use the directory of another user, and must not lock that user out of it.
+fn give_to_owner_of(directory: &Path, path: &Path) -> Result<(), LaunchError> {
+    let owner = fs::metadata(directory).map_err(at(directory))?;
+    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
+        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(at(path))?;
+    }
+    Ok(())
 }
 
 /// A PostgreSQL that vanishes with this process, however it ends.
@@ -104,8 +137,39 @@ fn lock(data_dir: &Path) -> Result<File, LaunchError> {
 /// and then stops the server and removes its directory.
 pub struct ThrowawayPostgres {
     cluster: Cluster,
-    url: String,
+    port: u16,
     janitor: Child,
+}
+
+/// Where a server is reached, and as whom.
+#[derive(Clone, Debug)]
+pub struct Address {
+    password: String,
+    port: u16,
+}
+
+impl Address {
+    fn of(cluster: &Cluster, port: u16) -> Self {
+        Self { password: cluster.password().to_owned(), port }
+    }
+
+    /// On the loopback interface, and so without TLS, whatever `PGSSLMODE` says.
+    pub fn url(&self) -> String {
+        let Self { password, port } = self;
+        format!("postgres://{ROLE}:{password}@127.0.0.1:{port}/{DATABASE}?sslmode=disable")
+    }
+
+    /// The same, for programs that know PostgreSQL's own variables.
+    pub fn environment(&self) -> [(&'static str, String); 6] {
+        [
+            ("DATABASE_URL", self.url()),
+            ("PGHOST", "127.0.0.1".into()),
+            ("PGPORT", self.port.to_string()),
+            ("PGUSER", ROLE.into()),
+            ("PGPASSWORD", self.password.clone()),
+            ("PGDATABASE", DATABASE.into()),
+        ]
+    }
 }
 
 impl ThrowawayPostgres {
@@ -113,18 +177,22 @@ impl ThrowawayPostgres {
     pub fn start(bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
         let directory = std::env::temp_dir().join(format!("ticketboss-{}", Uuid::new_v4()));
         fs::create_dir(&directory).map_err(at(&directory))?;
-        let made = Cluster::make(&directory, bin_dir);
-        let cluster = match made {
-            Ok(cluster) => cluster,
+        let hired = Cluster::in_directory(&directory, bin_dir).and_then(|cluster| {
+            cluster.give_to_owner(&directory)?;
+            Ok((janitor(&cluster)?, cluster))
+        });
+        let (janitor, cluster) = match hired {
+            Ok(hired) => hired,
             Err(failure) => {
                 // Best effort: the failure to report is the first one.
                 let _ = fs::remove_dir_all(&directory);
                 return Err(failure);
             }
         };
-        let janitor = janitor(&cluster)?;
-        let mut throwaway = Self { cluster, url: String::new(), janitor };
-        throwaway.url = throwaway.cluster.url(throwaway.cluster.start()?);
+        // From here on, the janitor cleans up.
+        let mut throwaway = Self { cluster, port: 0, janitor };
+        throwaway.cluster.make()?;
+        throwaway.port = throwaway.cluster.start(None)?;
         Ok(throwaway)
     }
 
@@ -133,8 +201,8 @@ impl ThrowawayPostgres {
         self.cluster.binary(name)
     }
 
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn address(&self) -> Address {
+        Address::of(&self.cluster, self.port)
     }
 }
 
@@ -158,7 +226,5 @@ fn janitor(cluster: &Cluster) -> Result<Child, LaunchError> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    // Out of the terminal's group: Ctrl-C must not end it before it has cleaned up.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     command.spawn().map_err(at(shell))
 }

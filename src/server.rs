@@ -1,7 +1,7 @@
 //! Builds everything from a [`Config`], runs it, and takes it down in order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +11,16 @@ use actix_web::web::Data;
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::batching::{Batching, Settings, Summaries};
 use crate::config::{Config, Database};
 use crate::http::{self, App};
-use crate::postgres::{LaunchError, PrivatePostgres};
+use crate::postgres::{LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
 
@@ -29,9 +31,14 @@ const DATABASE_WAIT_STEP: Duration = Duration::from_secs(1);
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two requests of a connection: longer than a load balancer's usual minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// The parts of a stop; with the private PostgreSQL's own limit, less than ten seconds.
-const STOP_HTTP_MAX_S: u64 = 3;
-const STOP_BATCHERS_MAX: Duration = Duration::from_secs(1);
+/// The parts of a stop: answering what was taken in, settling what nobody waits for any more, and
+/// the private PostgreSQL.
+const STOP_HTTP_MAX_S: u64 = 5;
+const STOP_BATCHERS_MAX_S: u64 = 1;
+const STOP_MAX_S: u64 = 10;
+const _: () = assert!(STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S + STOP_TIMEOUT_S < STOP_MAX_S);
+/// How often the private PostgreSQL is looked after.
+const REVIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -41,8 +48,12 @@ pub enum ServeError {
     Schema(#[from] SchemaError),
     #[error("the default event could not be made")]
     DefaultEvent(#[source] Unavailable),
-    #[error("cannot listen on {address}")]
-    Bind { address: String, source: io::Error },
+    #[error("cannot listen on {addresses:?}")]
+    Bind { addresses: Vec<SocketAddr>, source: io::Error },
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    #[error("stopped before it was done")]
+    Stopped,
     #[error("a background task failed")]
     Task(#[from] tokio::task::JoinError),
     #[error("the HTTP server failed")]
@@ -52,7 +63,7 @@ pub enum ServeError {
 /// The database that the configuration names, running.
 pub struct OpenDatabase {
     pub options: PgConnectOptions,
-    private: Option<PrivatePostgres>,
+    private: Option<Arc<PrivatePostgres>>,
 }
 
 impl OpenDatabase {
@@ -66,7 +77,7 @@ impl OpenDatabase {
         let private = tokio::task::spawn_blocking(start).await??;
         let options = private.url().parse();
         let options = options.expect("the private PostgreSQL's URL is one");
-        Ok(Self { options, private: Some(private) })
+        Ok(Self { options, private: Some(Arc::new(private)) })
     }
 
     /// Brings the schema up to date, waiting for a database that is away.
@@ -80,6 +91,21 @@ impl OpenDatabase {
             tokio::task::spawn_blocking(move || private.stop()).await??;
         }
         Ok(())
+    }
+
+    /// Starts the private PostgreSQL again whenever it is gone. Does not return.
+    async fn look_after(&self) {
+        let Some(private) = &self.private else { return std::future::pending().await };
+        loop {
+            sleep(REVIVE_INTERVAL).await;
+            let private = Arc::clone(private);
+            match tokio::task::spawn_blocking(move || private.revive()).await {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => log::warn!("the private PostgreSQL had gone, and runs again"),
+                Ok(Err(failure)) => log::error!("the private PostgreSQL is gone: {failure}"),
+                Err(failure) => log::error!("looking after PostgreSQL failed: {failure}"),
+            }
+        }
     }
 
     /// For the log, without the password.
@@ -97,25 +123,57 @@ impl OpenDatabase {
 
 /// Serves until SIGTERM or SIGINT, then finishes what was taken in.
 pub async fn serve(config: &Config) -> Result<(), ServeError> {
-    let mut stop = signals()?;
-    let database = tokio::select! {
-        opened = OpenDatabase::open(&config.database) => opened?,
-        () = &mut stop => return Ok(()),
-    };
-    let served = tokio::select! {
-        started = Server::start(config, &database) => match started {
-            Ok(server) => {
-                (&mut stop).await;
-                server.stop().await;
-                Ok(())
-            }
-            Err(failure) => Err(failure),
-        },
-        () = &mut stop => Ok(()),
-    };
-    database.close().await?;
+    let stop = stop_signal()?;
+    // First, so that a port that is taken costs no start of a database.
+    let listener = TcpListener::bind(&config.addresses[..])
+        .map_err(|source| ServeError::Bind { addresses: config.addresses.clone(), source })?;
+    with_database(config, &stop, async |database| {
+        let server = tokio::select! {
+            started = Server::start(config, database, listener) => started?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = database.look_after() => {}
+        }
+        server.stop().await;
+        Ok(())
+    })
+    .await?;
     log::info!("stopped");
-    served
+    Ok(())
+}
+
+/// Brings the schema up to date, and nothing else.
+pub async fn migrate(config: &Config) -> Result<(), ServeError> {
+    let stop = stop_signal()?;
+    with_database(config, &stop, async |database| {
+        tokio::select! {
+            migrated = database.migrate() => migrated,
+            () = stop.cancelled() => Err(ServeError::Stopped),
+        }
+    })
+    .await
+}
+
+/// Opens the database, works with it, and closes it, whatever happens between.
+async fn with_database(
+    config: &Config,
+    stop: &CancellationToken,
+    work: impl AsyncFnOnce(&OpenDatabase) -> Result<(), ServeError>,
+) -> Result<(), ServeError> {
+    let mut opening = Box::pin(OpenDatabase::open(&config.database));
+    let opened = tokio::select! {
+        opened = &mut opening => opened,
+        // A server that is being started has to be stopped, too.
+        () = stop.cancelled() => timeout(Duration::from_secs(STOP_HTTP_MAX_S), opening)
+            .await
+            .unwrap_or(Err(ServeError::Stopped)),
+    };
+    let database = opened?;
+    let worked = if stop.is_cancelled() { Ok(()) } else { work(&database).await };
+    database.close().await?;
+    worked
 }
 
 /// A running service.
@@ -128,7 +186,11 @@ pub struct Server {
 
 impl Server {
     /// Readies the database, and returns once connections are accepted.
-    pub async fn start(config: &Config, database: &OpenDatabase) -> Result<Self, ServeError> {
+    pub async fn start(
+        config: &Config,
+        database: &OpenDatabase,
+        listener: TcpListener,
+    ) -> Result<Self, ServeError> {
         if config.migrate_on_start {
             database.migrate().await?;
         } else {
@@ -142,7 +204,6 @@ impl Server {
 
         let batching = app.batching.clone();
         let app = Data::new(app);
-        let address = (config.host.as_str(), config.port);
         let server = HttpServer::new(move || http::application(app.clone()))
             .workers(config.workers)
             .keep_alive(KEEP_ALIVE)
@@ -150,11 +211,8 @@ impl Server {
             .client_disconnect_timeout(CLIENT_TIMEOUT)
             .shutdown_timeout(STOP_HTTP_MAX_S)
             .disable_signals()
-            .bind(address)
-            .map_err(|source| ServeError::Bind {
-                address: format!("{}:{}", config.host, config.port),
-                source,
-            })?;
+            .listen(listener)
+            .map_err(ServeError::Http)?;
         let address = server.addrs()[0];
         let server = server.run();
         let http = server.handle();
@@ -180,7 +238,7 @@ impl Server {
             Ok(Err(failure)) => log::error!("the HTTP server failed: {failure}"),
             Err(failure) => log::error!("the HTTP server failed: {failure}"),
         }
-        if timeout(STOP_BATCHERS_MAX, self.batching.drain()).await.is_err() {
+        if timeout(Duration::from_secs(STOP_BATCHERS_MAX_S), self.batching.drain()).await.is_err() {
             log::error!("some commits were not settled in time; their callers were not answered");
         }
     }
@@ -193,7 +251,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
     let limits = ConnectionLimits { writes: config.database_connections_max - reads, reads };
     let store =
         Arc::new(PostgresStore::new(options.clone(), limits, request_timeout / 2, runtime.clone()));
-    let settings = Settings { request_timeout, mailbox_commands_max: config.mailbox_commands_max };
+    let settings = Settings { mailbox_commands_max: config.mailbox_commands_max };
     App {
         batching: Batching::new(Arc::clone(&store), settings, Uuid::now_v7, runtime.clone()),
         summaries: Summaries::new(Arc::clone(&store), request_timeout, runtime),
@@ -210,7 +268,7 @@ async fn wait_for_database(
     let deadline = Instant::now() + DATABASE_WAIT_MAX;
     loop {
         match attempt().await {
-            Err(SchemaError::Connect(failure)) if Instant::now() < deadline => {
+            Err(failure) if failure.is_away() && Instant::now() < deadline => {
                 log::warn!(
                     "the database is away: {}; trying for {} s more",
                     crate::chain(&failure),
@@ -223,15 +281,18 @@ async fn wait_for_database(
     }
 }
 
-/// Ends with the first SIGTERM or SIGINT.
-fn signals() -> Result<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, ServeError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Http)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Http)?;
-    Ok(Box::pin(async move {
+/// Cancelled by the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<CancellationToken, ServeError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    }))
+        token.cancel();
+    });
+    Ok(stop)
 }

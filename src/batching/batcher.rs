@@ -19,12 +19,14 @@ use crate::store::{Batch, Store, Unavailable};
 
 /// More rows in one statement gain nothing: past 128, the work per row dominates.
 const BATCH_COMMANDS_MAX: usize = 512;
-/// Losses against other replicas before a command is answered 409.
-const COMMIT_ATTEMPTS_MAX: usize = 16;
+/// Attempts at a batch before its commands are answered 409. A batcher that races a busy one loses
+/// about two times of three, so that this many in a row do not happen; its time is over before.
+const COMMIT_ATTEMPTS_MAX: usize = 64;
 /// From this many losses on, the batcher waits for the commit in flight instead of racing it.
 const LOSSES_BEFORE_FENCE: usize = 2;
-/// Spread of the pause after a lost race, per loss.
+/// Spread of the pause after a lost race, per loss, up to so many losses.
 const BACKOFF_STEP: Duration = Duration::from_millis(2);
+const BACKOFF_STEPS_MAX: usize = 4;
 /// An idle batcher costs a task and its memory of the event.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
@@ -49,6 +51,16 @@ pub(super) struct Batcher<S> {
 struct Remembered {
     event: Event,
     clock: DatabaseClock,
+}
+
+/// How one attempt at the batch in hand went.
+enum Attempt {
+    /// Its commands are answered, or wait for the next batch.
+    Concluded,
+    /// Nothing happened: another replica's commit came first.
+    VersionMoved,
+    /// Nothing happened: a key is taken, by a reservation that a fresh read will show.
+    KeyTaken,
 }
 
 /// What the commands in hand were decided on, and how.
@@ -122,37 +134,41 @@ impl<S: Store> Batcher<S> {
         let Some(until) = self.in_hand.iter().map(|queued| queued.answer_by).min() else {
             return;
         };
-        for losses in 0..COMMIT_ATTEMPTS_MAX {
-            if losses > 0 {
-                self.back_off(losses, until).await;
+        let mut losses = 0;
+        for _attempt in 0..COMMIT_ATTEMPTS_MAX {
+            match self.attempt(until).await {
+                Attempt::Concluded => return,
+                Attempt::KeyTaken => {}
+                Attempt::VersionMoved => {
+                    losses += 1;
+                    self.back_off(losses, until).await;
+                }
             }
-            if Instant::now() >= until || self.attempt(until).await {
+            if Instant::now() >= until {
                 break;
             }
         }
-        // Empty unless every attempt was lost.
         self.answer_all(&Rejection::VersionConflict);
     }
 
-    /// Decides and commits once. `false` if the version moved on, or the state on which the
-    /// decision rested was too old: then nothing happened, and it is to be tried again.
-    async fn attempt(&mut self, until: Instant) -> bool {
+    /// Decides and commits once.
+    async fn attempt(&mut self, until: Instant) -> Attempt {
         let decided = match self.decide(until).await {
             Ok(Some(decided)) => decided,
             Ok(None) => {
                 self.event_missing = true;
                 self.answer_all(&Rejection::Refused(Refusal::EventNotFound));
-                return true;
+                return Attempt::Concluded;
             }
             Err(unavailable) => {
                 self.answer_unavailable(&unavailable);
-                return true;
+                return Attempt::Concluded;
             }
         };
         let Decided { event, now, decision } = decided;
         if decision.changes.is_empty() {
             self.conclude_unchanged(decision.verdicts, until).await;
-            return true;
+            return Attempt::Concluded;
         }
         let batch = Batch {
             id: (self.shared.new_id)(),
@@ -180,15 +196,19 @@ impl<S: Store> Batcher<S> {
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);
                 self.answer_verdicts(decision.verdicts);
             }
-            Settled::VersionMoved | Settled::KeyTaken => {
+            Settled::VersionMoved => {
                 self.sent_from = None;
-                return false;
+                return Attempt::VersionMoved;
+            }
+            Settled::KeyTaken => {
+                self.sent_from = None;
+                return Attempt::KeyTaken;
             }
             Settled::BadRow(failure) => self.split(&failure),
             Settled::NotDone(unavailable) => self.answer_unavailable(&unavailable),
             Settled::Unknown => self.answer_unknown(decision.verdicts, batch.base_version),
         }
-        true
+        Attempt::Concluded
     }
 
     /// Decides on the remembered state if that grants everything, and on a fresh read otherwise:
@@ -215,7 +235,16 @@ impl<S: Store> Batcher<S> {
     async fn conclude_unchanged(&mut self, verdicts: Vec<Verdict>, until: Instant) {
         let replays = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Accepted(_)));
         if replays && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await {
-            self.answer_unavailable(&unavailable);
+            log::error!("event {}: {}", self.event_id, crate::chain(&unavailable));
+            self.remembered = None;
+            for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
+                let rejection = match verdict {
+                    Verdict::Accepted(acceptance) => unknown(&queued.command, &acceptance, None),
+                    Verdict::Refused(refusal) => Rejection::Refused(refusal),
+                    Verdict::Deferred => unreachable!("nothing waits for a batch without effect"),
+                };
+                queued.answer(Err(rejection));
+            }
             return;
         }
         self.answer_verdicts(verdicts);
@@ -234,21 +263,17 @@ impl<S: Store> Batcher<S> {
         self.wait_again(deferred);
     }
 
-    /// Only what was granted is in the batch whose outcome is unknown; the rest is untouched.
+    /// Only what was granted rests on the batch whose outcome is unknown. What was refused may rest
+    /// on seats that the batch takes, so it is not certain either; but it did nothing.
     fn answer_unknown(&mut self, verdicts: Vec<Verdict>, base_version: i64) {
         let mut deferred = Vec::new();
         for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
             match verdict {
-                Verdict::Accepted(Acceptance::Reserved(_) | Acceptance::Cancelled) => {
-                    let reservation_id = queued.command.reservation_id();
-                    queued.answer(Err(Rejection::OutcomeUnknown {
-                        reservation_id,
-                        base_version: Some(base_version),
-                    }));
+                Verdict::Accepted(acceptance) => {
+                    let unknown = unknown(&queued.command, &acceptance, Some(base_version));
+                    queued.answer(Err(unknown));
                 }
-                Verdict::Accepted(Acceptance::Replayed(_)) | Verdict::Refused(_) => {
-                    queued.answer(Err(Rejection::DatabaseUnavailable));
-                }
+                Verdict::Refused(_) => queued.answer(Err(Rejection::DatabaseUnavailable)),
                 Verdict::Deferred => deferred.push(queued),
             }
         }
@@ -307,19 +332,33 @@ impl<S: Store> Batcher<S> {
 
     /// Gives the winner of the last race room. After some losses, waits in line behind it.
     async fn back_off(&self, losses: usize, until: Instant) {
+        sleep(self.jitter(losses).min(until.saturating_duration_since(Instant::now()))).await;
         if losses >= LOSSES_BEFORE_FENCE
             && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await
         {
             // The read that follows fails in the same way, and says so to the caller.
             log::debug!("event {}: {}", self.event_id, crate::chain(&unavailable));
         }
-        sleep(self.jitter(losses).min(until.saturating_duration_since(Instant::now()))).await;
     }
 
     fn jitter(&self, losses: usize) -> Duration {
-        let spread = BACKOFF_STEP * u32::try_from(losses).unwrap_or(u32::MAX);
+        let spread = BACKOFF_STEP.mul_f64(losses.min(BACKOFF_STEPS_MAX) as f64);
         // The low bits of an id are random, and seeded where ids are.
         let random = (self.shared.new_id)().as_u128() as u32;
         spread.mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}
+
+/// Says of a granted command that it is not known whether it was done. Of a replay: whether what
+/// it replays is there to stay.
+fn unknown(command: &Command, acceptance: &Acceptance, base_version: Option<i64>) -> Rejection {
+    match acceptance {
+        Acceptance::Reserved(_) | Acceptance::Cancelled => {
+            Rejection::OutcomeUnknown { reservation_id: command.reservation_id(), base_version }
+        }
+        Acceptance::Replayed(made) => Rejection::OutcomeUnknown {
+            reservation_id: made.id,
+            base_version: Some(made.version - 1),
+        },
     }
 }

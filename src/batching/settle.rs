@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::batcher::Batcher;
+use super::halfway;
 use crate::store::{Batch, Commit, CommitError, Committed, Store, Unavailable};
 
 /// Pauses between attempts to settle, doubling from the first to the second.
@@ -35,6 +36,7 @@ pub(super) enum Settled {
 impl<S: Store> Batcher<S> {
     /// Commits `batch`, and finds out what became of it if that is not clear.
     pub(super) async fn commit(&self, batch: &Batch, until: Instant) -> Settled {
+        // Half of the time, so that another attempt has some, too.
         match self.shared.store.commit(batch, halfway(until)).await {
             Ok(Commit::Committed(counters)) => Settled::Committed(Some(counters)),
             Ok(Commit::VersionMoved) => Settled::VersionMoved,
@@ -86,10 +88,4 @@ impl<S: Store> Batcher<S> {
         }
         Ok(ours)
     }
-}
-
-/// Leaves time for another attempt.
-fn halfway(until: Instant) -> Instant {
-    let now = Instant::now();
-    now + until.saturating_duration_since(now) / 2
 }

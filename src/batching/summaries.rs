@@ -11,7 +11,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::domain::{Event, EventId};
 use crate::store::PostgresStore;
@@ -30,18 +30,19 @@ pub struct Summaries(Arc<Shared>);
 struct Shared {
     store: Arc<PostgresStore>,
     runtime: Handle,
-    request_timeout: Duration,
+    /// Of one read.
+    read_timeout: Duration,
     /// Who waits for the next read. An event is listed exactly as long as its reader runs.
     waiting: Mutex<HashMap<EventId, Vec<oneshot::Sender<Answer>>>>,
 }
 
 impl Summaries {
-    pub fn new(store: Arc<PostgresStore>, request_timeout: Duration, runtime: Handle) -> Self {
-        Self(Arc::new(Shared { store, runtime, request_timeout, waiting: Mutex::default() }))
+    pub fn new(store: Arc<PostgresStore>, read_timeout: Duration, runtime: Handle) -> Self {
+        Self(Arc::new(Shared { store, runtime, read_timeout, waiting: Mutex::default() }))
     }
 
     /// The event as it is at some moment after this call; `None` if there is none.
-    pub async fn event(&self, id: &EventId) -> Answer {
+    pub async fn event(&self, id: &EventId, answer_by: Instant) -> Answer {
         let (sender, answer) = oneshot::channel();
         {
             let mut waiting = self.0.waiting();
@@ -52,7 +53,10 @@ impl Summaries {
                 self.0.runtime.spawn(Arc::clone(&self.0).read_while_wanted(id.clone()));
             }
         }
-        answer.await.unwrap_or(Err(SummaryUnavailable))
+        match timeout_at(answer_by, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(SummaryUnavailable),
+        }
     }
 }
 
@@ -78,7 +82,7 @@ impl Shared {
 
     /// In a task of its own: a panic in it must not leave the event listed without a reader.
     async fn read(self: Arc<Self>, id: EventId) -> Answer {
-        let until = Instant::now() + self.request_timeout;
+        let until = Instant::now() + self.read_timeout;
         let runtime = self.runtime.clone();
         let reading = runtime.spawn(async move {
             let event = self.store.event(&id, until).await;

@@ -24,10 +24,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, Problem> {
     let body = match timeout(BODY_TIMEOUT, collect(&mut payload)).await {
         Ok(Ok(body)) => body,
-        Ok(Err(problem)) => return Err(problem.with_unread(payload)),
+        Ok(Err(problem)) => return Err(problem),
         Err(_elapsed) => {
             let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
-            return Err(Problem::new(Code::RequestTimeout, detail).with_unread(payload));
+            return Err(Problem::new(Code::RequestTimeout, detail));
         }
     };
     if body.is_empty() {
@@ -35,6 +35,10 @@ pub async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMu
     }
     if !is_json(request) {
         let detail = "The content type must be application/json";
+        return Err(Problem::new(Code::UnsupportedMediaType, detail));
+    }
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        let detail = "The body must not be compressed: send no Content-Encoding";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     Ok(body)
@@ -56,11 +60,7 @@ async fn collect(payload: &mut Payload) -> Result<BytesMut, Problem> {
 }
 
 fn is_json(request: &HttpRequest) -> bool {
-    let coded = request.headers().contains_key(header::CONTENT_ENCODING);
-    let media_type = request.content_type();
-    !coded
-        && (media_type.eq_ignore_ascii_case("application/json")
-            || media_type.to_ascii_lowercase().ends_with("+json"))
+    request.content_type().eq_ignore_ascii_case("application/json")
 }
 
 /// Parses a body of the form `T` and checks every field.
@@ -68,7 +68,15 @@ pub fn parse<'a, T>(body: &'a [u8]) -> Result<T, Problem>
 where
     T: Deserialize<'a> + Validate<Context = ()>,
 {
-    let parsed: T = serde_json::from_slice(body).map_err(|failure| {
+    // serde would take an array for the fields in their order, too.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let parsed = if is_object {
+        serde_json::from_slice::<T>(body)
+    } else {
+        let no_object = |_: &RawValue| serde::de::Error::custom("no object");
+        Err(serde_json::from_slice(body).map_or_else(|failure| failure, no_object))
+    };
+    let parsed = parsed.map_err(|failure| {
         if failure.is_data() {
             let detail = "must be a JSON object, each of its fields given once".into();
             Problem::validation(vec![FieldError { field: "body".into(), detail }])

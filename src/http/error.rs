@@ -16,16 +16,12 @@ impl Problem {
     /// The one table from outcomes of the engine to problems.
     pub fn from_rejection(rejection: Rejection, event_id: &EventId) -> Self {
         match rejection {
-            Rejection::Refused(refusal) => Self::from_refusal(refusal, event_id),
+            Rejection::Refused(refusal) => Self::from_refusal(refusal),
             Rejection::VersionConflict => Self::new(
                 Code::VersionConflict,
                 "The event changed too often while this was tried; try again",
-            )
-            .retry_after(RETRY_AFTER_OVERLOAD),
-            Rejection::Overloaded => {
-                Self::new(Code::Overloaded, "Too many requests are waiting; nothing happened")
-                    .retry_after(RETRY_AFTER_OVERLOAD)
-            }
+            ),
+            Rejection::Overloaded => Self::overloaded(),
             Rejection::DatabaseUnavailable => Self::database_unavailable(),
             Rejection::OutcomeUnknown { reservation_id, base_version } => {
                 let mut problem = Self::new(
@@ -39,15 +35,13 @@ impl Problem {
                 problem.more.version = base_version;
                 problem
             }
-            Rejection::Internal => {
-                Self::new(Code::Internal, "A defect of this service; nothing happened")
-            }
+            Rejection::Internal => Self::internal(),
         }
     }
 
-    fn from_refusal(refusal: Refusal, event_id: &EventId) -> Self {
+    fn from_refusal(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::EventNotFound => Self::event_not_found(event_id.as_str()),
+            Refusal::EventNotFound => Self::event_not_found(),
             Refusal::InsufficientSeats { available_seats } => {
                 let mut problem = Self::new(Code::InsufficientSeats, "Not enough seats left");
                 problem.more.available_seats = Some(available_seats);
@@ -61,8 +55,8 @@ impl Problem {
         }
     }
 
-    pub fn event_not_found(event_id: &str) -> Self {
-        Self::new(Code::EventNotFound, format!("There is no event {event_id:?}"))
+    pub fn event_not_found() -> Self {
+        Self::new(Code::EventNotFound, "There is no event with this id")
     }
 
     pub fn reservation_not_found() -> Self {
@@ -70,6 +64,15 @@ impl Problem {
             Code::ReservationNotFound,
             "There is no such reservation, or it is no longer active",
         )
+    }
+
+    pub fn internal() -> Self {
+        Self::new(Code::Internal, "A defect of this service; nothing happened")
+    }
+
+    fn overloaded() -> Self {
+        Self::new(Code::Overloaded, "Too many requests are waiting; nothing happened")
+            .retry_after(RETRY_AFTER_OVERLOAD)
     }
 
     fn database_unavailable() -> Self {
@@ -87,7 +90,12 @@ impl From<SummaryUnavailable> for Problem {
 /// For reads that no batch waits for; logged here, since nobody else handles it.
 impl From<Unavailable> for Problem {
     fn from(failure: Unavailable) -> Self {
-        log::error!("a read failed: {}", crate::chain(&failure));
-        Self::database_unavailable()
+        match failure {
+            Unavailable::Busy => Self::overloaded(),
+            Unavailable::TimedOut | Unavailable::Connect(_) | Unavailable::Statement(_) => {
+                log::error!("a read failed: {}", crate::chain(&failure));
+                Self::database_unavailable()
+            }
+        }
     }
 }

@@ -92,8 +92,8 @@ pub async fn read_event(app: Data<App>, path: Path<String>) -> Result<HttpRespon
 }
 
 async fn find(app: &App, id: &EventId) -> Result<Arc<Event>, Problem> {
-    let event = app.summaries.event(id).await?;
-    event.ok_or_else(|| Problem::event_not_found(id.as_str()))
+    let event = app.summaries.event(id, app.answer_by()).await?;
+    event.ok_or_else(Problem::event_not_found)
 }
 
 problems! {

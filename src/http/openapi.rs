@@ -18,7 +18,7 @@ use super::problem::{self, Code, ProblemBody};
         title = "TicketBoss",
         description = "Book and cancel seats of events. Answered at once; never sold twice.\n\n\
             Every error is `application/problem+json`: `code` is for programs, `detail` for \
-            people. Every answer carries `X-Request-Id`: the request's own, if it sent one.",
+            people. Only what is no valid HTTP is answered 400, 408 or 431 without a body.",
     ),
     servers((url = "/", description = "This server")),
     tags(
@@ -33,6 +33,24 @@ struct Base;
 /// What the routes do not say themselves.
 pub fn base() -> utoipa::openapi::OpenApi {
     Base::openapi()
+}
+
+/// Says of every answer that it has the id of its request.
+pub fn add_request_ids(document: &mut utoipa::openapi::OpenApi) {
+    let header = HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .description(Some("The request's own, if it was up to 128 visible ASCII characters"))
+        .build();
+    for path in document.paths.paths.values_mut() {
+        let operations = [&mut path.get, &mut path.post, &mut path.delete];
+        for operation in operations.into_iter().flatten() {
+            for response in operation.responses.responses.values_mut() {
+                if let RefOr::T(response) = response {
+                    response.headers.insert("X-Request-Id".into(), header.clone().into());
+                }
+            }
+        }
+    }
 }
 
 /// This document

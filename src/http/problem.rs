@@ -1,15 +1,10 @@
 //! Problems (RFC 9457): every error of the API, in one form, from one table.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::fmt;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::{StatusCode, header};
-use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -219,41 +214,6 @@ pub struct More {
     pub retry_after: Option<Duration>,
     /// The value of the header `Allow`.
     pub allow: Option<String>,
-    /// The rest of the request, which is still on its way and is not going to be read.
-    unread: Unread,
-}
-
-/// A body that was given up. As long as it is kept, actix knows that the connection is of no more
-/// use, and closes it after the answer; once it is dropped, actix waits for the end of a chunked
-/// body, however long that takes.
-#[derive(Default)]
-struct Unread(Cell<Option<Payload>>);
-
-impl fmt::Debug for Unread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Unread")
-    }
-}
-
-/// The body of an answer that is the last one of its connection.
-struct LastWord {
-    body: BoxBody,
-    _unread: Payload,
-}
-
-impl MessageBody for LastWord {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(context)
-    }
 }
 
 /// One value of the request that is not as it must be.
@@ -283,11 +243,6 @@ impl Problem {
         self
     }
 
-    pub fn with_unread(mut self, payload: Payload) -> Self {
-        self.more.unread = Unread(Cell::new(Some(payload)));
-        self
-    }
-
     /// The answer, complete.
     pub fn respond(&self, request_id: &str) -> HttpResponse {
         let entry = self.code.entry();
@@ -301,7 +256,7 @@ impl Problem {
         if let Some(allow) = &more.allow {
             response.insert_header((header::ALLOW, allow.as_str()));
         }
-        let response = response.json(ProblemBody {
+        response.json(ProblemBody {
             r#type: format!("/problems/{}", self.code.slug()),
             title: entry.title,
             status: entry.status,
@@ -315,13 +270,7 @@ impl Problem {
             reservation_id: more.reservation_id.as_deref(),
             version: more.version,
             retry_after_ms: more.retry_after.map(|wait| wait.as_millis() as u64),
-        });
-        match more.unread.0.take() {
-            None => response,
-            Some(_unread) => {
-                response.map_body(|_head, body| BoxBody::new(LastWord { body, _unread }))
-            }
-        }
+        })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Reservations: make, read and cancel them, of the default event and of any other.
 
+use std::sync::Arc;
+
 use actix_web::http::header;
 use actix_web::web::{Data, Path, Payload};
-use actix_web::{HttpRequest, HttpResponse, delete, get, post};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, rt};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
@@ -32,11 +34,12 @@ pub struct ReservationRequest {
     /// Who books. Not blank, without control characters.
     #[serde(default)]
     #[garde(custom(body::required))]
-    #[schema(value_type = String, min_length = 1, max_length = 128, example = "abc-corp")]
+    #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
+        example = "abc-corp")]
     partner_id: Field<PartnerId>,
     #[serde(default)]
     #[garde(custom(body::required))]
-    #[schema(value_type = i32, minimum = 1, maximum = 10, example = 3)]
+    #[schema(required = true, value_type = i32, minimum = 1, maximum = 10, example = 3)]
     seats: Field<SeatCount>,
 }
 
@@ -127,7 +130,7 @@ async fn reserve_in(
     let key = idempotency_key(request)?;
     let id = app.batching.new_reservation_id();
     let command = Command::Reserve(Reserve { id, partner_id, seats, key });
-    let accepted = app.batching.submit(event_id, command).await;
+    let accepted = app.batching.submit(event_id, command, app.answer_by()).await;
     match accepted.map_err(|rejection| Problem::from_rejection(rejection, event_id))? {
         Acceptance::Reserved(reservation) => Ok(created(&reservation, false)),
         Acceptance::Replayed(reservation) => Ok(created(&reservation, true)),
@@ -153,7 +156,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Prob
         (Some(key), None) => Ok(Some(key)),
         _ => Err(Problem::validation(vec![FieldError {
             field: IDEMPOTENCY_KEY.into(),
-            detail: "must be given once, as 1 to 255 visible ASCII characters".into(),
+            detail: "must be 1 to 255 visible ASCII characters, and stand there once".into(),
         }])),
     }
 }
@@ -171,7 +174,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Prob
 )]
 #[get("/reservations/{reservation_id}")]
 pub async fn read_reservation(app: Data<App>, path: Path<String>) -> Result<HttpResponse, Problem> {
-    let found = find(&app, reservation_id(&path)?, None).await?;
+    let found = find(&app, reservation_id(&path)?, None, app.answer_by()).await?;
     Ok(HttpResponse::Ok().json(ReservationBody::from(&found)))
 }
 
@@ -184,7 +187,7 @@ pub async fn read_reservation(app: Data<App>, path: Path<String>) -> Result<Http
     ),
     responses(
         (status = 200, description = "The reservation as it is now", body = ReservationBody),
-        ReadProblems,
+        ReadOfEventProblems,
     ),
 )]
 #[get("/events/{event_id}/reservations/{reservation_id}")]
@@ -193,7 +196,8 @@ pub async fn read_reservation_of_event(
     path: Path<(String, String)>,
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path.0)?;
-    let found = find(&app, reservation_id(&path.1)?, Some(&event_id)).await?;
+    let id = reservation_id(&path.1)?;
+    let found = find(&app, id, Some(event_id), app.answer_by()).await?;
     Ok(HttpResponse::Ok().json(ReservationBody::from(&found)))
 }
 
@@ -212,8 +216,9 @@ pub async fn cancel_reservation(
     path: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = reservation_id(&path)?;
-    let event_id = find(&app, id, None).await?.event_id;
-    cancel_in(&app, &event_id, id).await
+    let answer_by = app.answer_by();
+    let event_id = find(&app, id, None, answer_by).await?.event_id;
+    cancel_in(&app, &event_id, id, answer_by).await
 }
 
 /// Cancel a reservation of an event
@@ -223,7 +228,7 @@ pub async fn cancel_reservation(
         ("event_id" = String, Path, example = "node-meetup-2025"),
         ("reservation_id" = Uuid, Path),
     ),
-    responses((status = 204, description = "Cancelled by this call"), CancelProblems),
+    responses((status = 204, description = "Cancelled by this call"), CancelOfEventProblems),
 )]
 #[delete("/events/{event_id}/reservations/{reservation_id}")]
 pub async fn cancel_reservation_of_event(
@@ -231,15 +236,16 @@ pub async fn cancel_reservation_of_event(
     path: Path<(String, String)>,
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path.0)?;
-    cancel_in(&app, &event_id, reservation_id(&path.1)?).await
+    cancel_in(&app, &event_id, reservation_id(&path.1)?, app.answer_by()).await
 }
 
 async fn cancel_in(
     app: &App,
     event_id: &EventId,
     id: ReservationId,
+    answer_by: Instant,
 ) -> Result<HttpResponse, Problem> {
-    let accepted = app.batching.submit(event_id, Command::Cancel(id)).await;
+    let accepted = app.batching.submit(event_id, Command::Cancel(id), answer_by).await;
     accepted.map_err(|rejection| Problem::from_rejection(rejection, event_id))?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -247,10 +253,14 @@ async fn cancel_in(
 async fn find(
     app: &App,
     id: ReservationId,
-    event_id: Option<&EventId>,
+    event_id: Option<EventId>,
+    until: Instant,
 ) -> Result<Reservation, Problem> {
-    let until = Instant::now() + app.request_timeout;
-    let found = app.store.reservation(id, event_id, until).await?;
+    // In a task of its own: dropped in the middle of a read, with a request whose client has hung
+    // up, the connection to the database would have to be closed.
+    let store = Arc::clone(&app.store);
+    let read = async move { store.reservation(id, event_id.as_ref(), until).await };
+    let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
     found.ok_or_else(Problem::reservation_not_found)
 }
 
@@ -287,7 +297,11 @@ problems! {
     ReserveProblems: ValidationFailed, MalformedJson, EventNotFound, RequestTimeout, BodyTooLarge,
         UnsupportedMediaType, InsufficientSeats, VersionConflict, IdempotencyKeyReused, Internal,
         Overloaded, DatabaseUnavailable, OutcomeUnknown;
-    ReadProblems: EventNotFound, ReservationNotFound, DatabaseUnavailable;
-    CancelProblems: EventNotFound, ReservationNotFound, VersionConflict, Internal, Overloaded,
+    ReadProblems: ReservationNotFound, Internal, Overloaded, DatabaseUnavailable;
+    ReadOfEventProblems: EventNotFound, ReservationNotFound, Internal, Overloaded,
+        DatabaseUnavailable;
+    CancelProblems: ReservationNotFound, VersionConflict, Internal, Overloaded,
         DatabaseUnavailable, OutcomeUnknown;
+    CancelOfEventProblems: EventNotFound, ReservationNotFound, VersionConflict, Internal,
+        Overloaded, DatabaseUnavailable, OutcomeUnknown;
 }

@@ -1,63 +1,106 @@
 //! One cluster: its directory, its owner, and the programs that make, start and stop it.
+//!
+//! What is ours lies at the top of the directory (the password, the lock, the URL); what is
+//! PostgreSQL's lies in `postgres`, a directory of the user who runs it. As root, we never follow a
+//! path that this user could have laid.
 
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::{OpenOptionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::{Uid, User, geteuid};
 use uuid::Uuid;
 
 use super::binaries::{self, Binaries};
-use super::{LaunchError, at};
+use super::{LaunchError, STOP_TIMEOUT_S, at};
 
 /// How long a server may take to recover from a crash before we give up on it.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it may take to stop. The whole service has ten seconds for that.
-const STOP_TIMEOUT_S: &str = "5";
 /// Another process's progress can only be looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Not in the way of anyone: no socket file, one port of 127.0.0.1. Durability stays at its
-/// defaults.
+/// defaults. The log has no statements in it: a repeated idempotency key is an error to PostgreSQL.
 const SETTINGS: &str = "
 # Written by ticketboss.
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 200
+log_error_verbosity = terse
+log_min_error_statement = panic
 ";
 
-/// The superuser of the cluster.
-const ROLE: &str = "ticketboss";
+/// The superuser of the cluster, and its database.
+pub const ROLE: &str = "ticketboss";
+pub const DATABASE: &str = "postgres";
+
+/// Where the data of the cluster in `directory` is, or is going to be.
+pub fn data_in(directory: &Path) -> PathBuf {
+    directory.join("postgres/data")
+}
 
 pub struct Cluster {
     binaries: Binaries,
     directory: PathBuf,
-    /// PostgreSQL refuses to run as root: then another user owns the data and runs the server.
+    /// PostgreSQL refuses to run as root: then another user owns its files and runs it.
     owner: Option<User>,
     password: String,
 }
 
 impl Cluster {
-    /// Makes the cluster in `directory`, unless it is there.
-    pub fn make(directory: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
-        let data = directory.join("data");
-        let cluster = Self {
+    /// Finds what is needed to run a cluster in `directory`, whether or not it has been made.
+    pub fn in_directory(directory: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
+        let data = data_in(directory);
+        let made = data.join("PG_VERSION").exists();
+        Ok(Self {
             binaries: binaries::find(bin_dir, &data)?,
             directory: directory.to_owned(),
-            owner: if geteuid().is_root() { Some(unprivileged_user()?) } else { None },
-            password: read_or_make_password(&directory.join("password"))?,
-        };
-        cluster.give_to_owner(directory)?;
-        if !data.join("PG_VERSION").exists() {
-            cluster.initialize(&data)?;
+            owner: if geteuid().is_root() { Some(owner_of(&data)?) } else { None },
+            password: password(&directory.join("password"), made)?,
+        })
+    }
+
+    /// Makes the cluster, unless it is there.
+    pub fn make(&self) -> Result<(), LaunchError> {
+        let (home, data) = (self.home(), self.data());
+        if data.join("PG_VERSION").exists() {
+            return Ok(());
         }
-        Ok(cluster)
+        if !home.exists() {
+            fs::create_dir(&home).map_err(at(&home))?;
+            self.give_to_owner(&home)?;
+        }
+        // In a directory beside the final one, so that one which was interrupted leaves no half;
+        // of a name of its own, since the interrupted one may still be at work.
+        let unfinished = home.join(format!("unfinished-{}", Uuid::new_v4().simple()));
+        fs::create_dir(&unfinished).map_err(at(&unfinished))?;
+        let password_file = unfinished.join("password");
+        write_secret(&password_file, &self.password)?;
+        self.give_to_owner(&password_file)?;
+        self.give_to_owner(&unfinished)?;
+        let initialized = unfinished.join("data");
+        let mut command = self.command("initdb");
+        command
+            .args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8"])
+            .args(["--no-locale", "--pwfile"])
+            .arg(&password_file)
+            .arg("--pgdata")
+            .arg(&initialized);
+        run(command, "initdb")?;
+        let settings = initialized.join("postgresql.conf");
+        fs::OpenOptions::new()
+            .append(true)
+            .open(&settings)
+            .and_then(|mut file| file.write_all(SETTINGS.as_bytes()))
+            .map_err(at(&settings))?;
+        fs::rename(&initialized, &data).map_err(at(&data))?;
+        fs::remove_dir_all(&unfinished).map_err(at(&unfinished))
     }
 
     pub fn directory(&self) -> &Path {
@@ -65,20 +108,20 @@ impl Cluster {
     }
 
     pub fn data(&self) -> PathBuf {
-        self.directory.join("data")
+        data_in(&self.directory)
     }
 
     pub fn binary(&self, name: &str) -> PathBuf {
         self.binaries.dir.join(name)
     }
 
-    pub fn url(&self, port: u16) -> String {
-        format!("postgres://{ROLE}:{}@127.0.0.1:{port}/postgres", self.password)
+    pub fn password(&self) -> &str {
+        &self.password
     }
 
     /// Starts the server, or finds the one that a crash of its service left running. Returns its
-    /// port.
-    pub fn start(&self) -> Result<u16, LaunchError> {
+    /// port: `port`, if that is given and the server was not running.
+    pub fn start(&self, port: Option<u16>) -> Result<u16, LaunchError> {
         let deadline = Instant::now() + START_TIMEOUT;
         let mut failure = None;
         while Instant::now() < deadline {
@@ -86,12 +129,11 @@ impl Cluster {
                 Some(Running { port: Some(port), ready: true }) => return Ok(port),
                 // It recovers, or it stops: either ends.
                 Some(_) => {}
-                // One that was killed may have children that still hold its memory.
-                None => match self.launch() {
+                None => match self.launch(port) {
                     Ok(port) => return Ok(port),
-                    Err(LaunchError::Failed { what, output })
-                        if output.contains("still in use") || output.contains("in use") =>
-                    {
+                    // One that was killed may have children that still hold its memory, and
+                    // somebody else may have been faster to take the port.
+                    Err(LaunchError::Failed { what, output }) if output.contains("in use") => {
                         failure = Some(LaunchError::Failed { what, output });
                     }
                     Err(other) => return Err(other),
@@ -105,17 +147,27 @@ impl Cluster {
         }))
     }
 
+    /// Whether the server is there, in whatever state.
+    pub fn is_running(&self) -> bool {
+        self.running().is_some()
+    }
+
     pub fn stop(&self, mode: &str) -> Result<(), LaunchError> {
+        if !self.is_running() {
+            return Ok(());
+        }
         let mut command = self.command("pg_ctl");
-        command.args(["stop", "-w", "-t", STOP_TIMEOUT_S, "-m", mode, "-D"]).arg(self.data());
+        command.args(["stop", "-w", "-t", &STOP_TIMEOUT_S.to_string(), "-m", mode, "-D"]);
+        command.arg(self.data());
         run(command, "stopping PostgreSQL")
     }
 
     /// A command that runs as the user who owns the cluster, with nothing of our environment that
-    /// could steer PostgreSQL.
+    /// could steer PostgreSQL, and out of the terminal's group: Ctrl-C is for us.
     pub fn command_as_owner(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+        command.process_group(0);
         if let Some(path) = std::env::var_os("PATH") {
             command.env("PATH", path);
         }
@@ -125,36 +177,22 @@ impl Cluster {
         command
     }
 
+    /// Gives a path that we have just made to the user who runs PostgreSQL.
+    pub fn give_to_owner(&self, path: &Path) -> Result<(), LaunchError> {
+        let Some(owner) = &self.owner else { return Ok(()) };
+        chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).map_err(at(path))
+    }
+
+    fn home(&self) -> PathBuf {
+        self.directory.join("postgres")
+    }
+
     fn command(&self, name: &str) -> Command {
         self.command_as_owner(&self.binary(name))
     }
 
-    /// In a directory beside the final one: an `initdb` that was interrupted leaves no half.
-    fn initialize(&self, data: &Path) -> Result<(), LaunchError> {
-        let unfinished = self.directory.join("data.unfinished");
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished).map_err(at(&unfinished))?;
-        }
-        let password_file = self.directory.join("password");
-        let mut command = self.command("initdb");
-        command
-            .args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8"])
-            .args(["--no-locale", "--pwfile"])
-            .arg(&password_file)
-            .arg("--pgdata")
-            .arg(&unfinished);
-        run(command, "initdb")?;
-        let settings = unfinished.join("postgresql.conf");
-        fs::OpenOptions::new()
-            .append(true)
-            .open(&settings)
-            .and_then(|mut file| file.write_all(SETTINGS.as_bytes()))
-            .map_err(at(&settings))?;
-        fs::rename(&unfinished, data).map_err(at(data))
-    }
-
-    fn launch(&self) -> Result<u16, LaunchError> {
-        let port = free_port()?;
+    fn launch(&self, port: Option<u16>) -> Result<u16, LaunchError> {
+        let port = port.map_or_else(free_port, Ok)?;
         let mut command = self.command("pg_ctl");
         command
             .args(["start", "-w", "-t", &START_TIMEOUT.as_secs().to_string()])
@@ -164,8 +202,10 @@ impl Cluster {
             .arg(self.data());
         let log_before = fs::metadata(self.log()).map_or(0, |log| log.len());
         run(command, "starting PostgreSQL").map_err(|failure| match failure {
-            LaunchError::Failed { what, .. } => {
-                LaunchError::Failed { what, output: self.log_since(log_before) }
+            LaunchError::Failed { what, output } => {
+                // What it says itself is in its log, if it came to that.
+                let said = self.log_since(log_before);
+                LaunchError::Failed { what, output: if said.is_empty() { output } else { said } }
             }
             other => other,
         })?;
@@ -173,7 +213,7 @@ impl Cluster {
     }
 
     fn log(&self) -> PathBuf {
-        self.directory.join("postgres.log")
+        self.home().join("postgres.log")
     }
 
     fn log_since(&self, length: u64) -> String {
@@ -188,9 +228,9 @@ impl Cluster {
         let path = self.data().join("postmaster.pid");
         let file = fs::read_to_string(&path).ok()?;
         let line = |index: usize| file.lines().nth(index).map(str::trim);
-        let pid: i32 = line(0)?.parse().ok()?;
-        if !runs_in(pid, &self.data()) {
-            log::info!("removing {}: no server of this directory has id {pid}", path.display());
+        let pid = line(0).and_then(|pid| pid.parse().ok());
+        if !pid.is_some_and(|pid| self.is_server(pid)) {
+            log::info!("removing {}: it names no server of this directory", path.display());
             // If it cannot be removed, the start that follows fails and says so.
             let _ = fs::remove_file(&path);
             return None;
@@ -201,12 +241,27 @@ impl Cluster {
         })
     }
 
-    fn give_to_owner(&self, path: &Path) -> Result<(), LaunchError> {
-        let Some(owner) = &self.owner else { return Ok(()) };
-        for path in [path, &path.join("password")] {
-            chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).map_err(at(path))?;
+    /// Whether process `pid` is this cluster's server: its working directory is its data, and its
+    /// user is the cluster's. Where the first cannot be looked at, the second has to do; where
+    /// there is no /proc, all that can be known is whether there is such a process.
+    fn is_server(&self, pid: i32) -> bool {
+        let exists = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+        if exists == Err(nix::Error::ESRCH) {
+            return false;
         }
-        Ok(())
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let Ok(metadata) = fs::metadata(&process) else {
+            return !Path::new("/proc/self").exists();
+        };
+        match fs::read_link(process.join("cwd")) {
+            Ok(directory) => self.data().canonicalize().is_ok_and(|data| data == directory),
+            Err(denied) if denied.kind() == std::io::ErrorKind::PermissionDenied => {
+                let owner = self.owner.as_ref().map_or_else(geteuid, |owner| owner.uid);
+                metadata.uid() == owner.as_raw()
+            }
+            // It has just ended.
+            Err(_) => false,
+        }
     }
 }
 
@@ -215,39 +270,44 @@ struct Running {
     ready: bool,
 }
 
-/// Whether process `pid` is a server on `data`: a server's working directory is its data.
-fn runs_in(pid: i32, data: &Path) -> bool {
-    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::Error::ESRCH) {
-        return false;
+/// Who runs the server when we are root: the one whose data it is, or else a user without rights.
+fn owner_of(data: &Path) -> Result<User, LaunchError> {
+    if let Ok(metadata) = fs::metadata(data)
+        && metadata.uid() != 0
+    {
+        let user = User::from_uid(Uid::from_raw(metadata.uid()));
+        return user.ok().flatten().ok_or(LaunchError::NoUser);
     }
-    match fs::read_link(format!("/proc/{pid}/cwd")) {
-        Ok(directory) => data.canonicalize().is_ok_and(|data| data == directory),
-        // No /proc on this system, so all we know is that the process exists.
-        Err(_) => !Path::new("/proc/self").exists(),
-    }
-}
-
-fn unprivileged_user() -> Result<User, LaunchError> {
     let named = |name| User::from_name(name).ok().flatten();
     named("postgres").or_else(|| named("nobody")).ok_or(LaunchError::NoUser)
 }
 
-fn read_or_make_password(path: &Path) -> Result<String, LaunchError> {
-    if let Ok(password) = fs::read_to_string(path)
-        && !password.trim().is_empty()
-    {
-        return Ok(password.trim().to_owned());
+/// The cluster's password. It is made before the cluster is, and a cluster does not open without.
+fn password(path: &Path, cluster_is_made: bool) -> Result<String, LaunchError> {
+    match fs::read_to_string(path) {
+        Ok(password) if !password.trim().is_empty() => return Ok(password.trim().to_owned()),
+        Ok(_) if cluster_is_made => {
+            return Err(LaunchError::NoPassword { path: path.to_owned() });
+        }
+        Err(failure) if cluster_is_made || failure.kind() != std::io::ErrorKind::NotFound => {
+            return Err(at(path)(failure));
+        }
+        Ok(_) | Err(_) => {}
     }
     let password = Uuid::new_v4().simple().to_string();
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(password.as_bytes()))
-        .map_err(at(path))?;
+    write_secret(path, &password)?;
     Ok(password)
+}
+
+/// Writes a file that only its owner may read, durably.
+pub fn write_secret(path: &Path, text: &str) -> Result<(), LaunchError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(path).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(at(path))
 }
 
 fn free_port() -> Result<u16, LaunchError> {
@@ -262,7 +322,8 @@ fn run(mut command: Command, what: &str) -> Result<(), LaunchError> {
     if output.status.success() {
         return Ok(());
     }
-    let text = [output.stdout, output.stderr].concat();
-    let output = String::from_utf8_lossy(&text).trim().replace('\n', "; ");
+    // The programs report their progress on one, and what went wrong on the other.
+    let said = if output.stderr.is_empty() { output.stdout } else { output.stderr };
+    let output = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
     Err(LaunchError::Failed { what: what.to_owned(), output })
 }

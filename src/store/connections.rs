@@ -12,6 +12,7 @@ use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Unavailable;
 use super::error::leaves_connection_usable;
@@ -22,7 +23,7 @@ use super::error::leaves_connection_usable;
 const TRUSTED_IDLE_MAX: Duration = Duration::from_millis(500);
 
 /// A server that does not even complete the handshake in this time is treated as away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Connections {
     options: PgConnectOptions,
@@ -75,6 +76,8 @@ impl Connections {
     async fn connect(&self, until: Instant) -> Result<PgConnection, Unavailable> {
         let options = self.options.clone();
         let connecting = self.runtime.spawn(async move { options.connect().await });
+        // An attempt that is given up must not go on and hold a socket.
+        let connecting = AbortOnDropHandle::new(connecting);
         let until = until.min(Instant::now() + CONNECT_TIMEOUT);
         let connected = timeout_at(until, connecting).await;
         connected

@@ -1,6 +1,9 @@
 //! What a failed statement means: did nothing happen, or is it unknown?
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
+
+use super::Commit;
 
 /// Nothing was changed, and the answer is not known: the database could not be asked in time.
 #[derive(Debug, Error)]
@@ -33,40 +36,46 @@ pub enum CommitError {
 }
 
 /// Whether the connection may be used again after this error: only if the server reported it as
-/// the end of a statement and not of the session.
+/// the end of a statement and not of the session, and is one that can be written to.
 pub(super) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
-    match sqlstate(error) {
-        Some(code) => !ends_session(&code),
-        None => false,
-    }
+    statement_error(error).is_some_and(|code| code != READ_ONLY)
 }
 
 /// Sorts the failure of the guarded statement, once it was sent.
 ///
-/// A reported error rolled the statement back, since it is a transaction of its own. Classes 08
-/// and 57P end the session, and may come after the commit. Anything without a code is a broken
-/// connection.
-pub(super) fn of_commit(error: sqlx::Error) -> CommitError {
-    let Some(code) = sqlstate(&error) else {
-        return CommitError::Unknown(Some(error));
+/// A reported error rolled the statement back, since it is a transaction of its own. All else may
+/// have come after the commit.
+pub(super) fn of_commit(error: sqlx::Error) -> Result<Commit, CommitError> {
+    let Some(code) = statement_error(&error) else {
+        return Err(CommitError::Unknown(Some(error)));
     };
-    if ends_session(&code) {
-        CommitError::Unknown(Some(error))
-    } else if code == "23505" {
+    if code == SERIALIZATION_FAILURE {
+        Ok(Commit::VersionMoved)
+    } else if code == UNIQUE_VIOLATION {
         // Told by the code alone: through Citus the constraint's name carries a shard's suffix.
         // Ids and versions cannot collide here, so it is a key.
-        CommitError::KeyTaken
+        Err(CommitError::KeyTaken)
     } else if code.starts_with("22") || code.starts_with("23") {
-        CommitError::BadRow(error)
+        Err(CommitError::BadRow(error))
     } else {
-        CommitError::NotDone(Unavailable::Statement(error))
+        Err(CommitError::NotDone(Unavailable::Statement(error)))
     }
 }
 
-fn sqlstate(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
-}
+const UNIQUE_VIOLATION: &str = "23505";
+const SERIALIZATION_FAILURE: &str = "40001";
+/// The server is a standby, or has become one.
+const READ_ONLY: &str = "25006";
 
-fn ends_session(code: &str) -> bool {
-    code.starts_with("08") || code.starts_with("57P")
+/// The SQLSTATE of an error that ended a statement, and nothing more.
+///
+/// `None` for a broken connection, for what the server says as it ends the session (FATAL), and
+/// for a server that goes down (PANIC), which may carry any code: a full disk during a commit
+/// does. Classes 08 and 57P speak of the connection, too, whatever their severity.
+fn statement_error(error: &sqlx::Error) -> Option<&str> {
+    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    let code = error.code();
+    let ended = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+    let lost = code.starts_with("08") || code.starts_with("57P");
+    (!ended && !lost).then_some(code)
 }

@@ -119,7 +119,7 @@ impl Store for PostgresStore {
             }
             Ok(Err(failure)) => {
                 lease.give_back_after(&failure);
-                Err(error::of_commit(failure))
+                error::of_commit(failure)
             }
             Err(_elapsed) => Err(CommitError::Unknown(None)),
         }

@@ -4,6 +4,9 @@ use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use thiserror::Error;
+use tokio::time::timeout;
+
+use super::connections::CONNECT_TIMEOUT;
 
 /// Where sqlx records what it has applied.
 const TABLE: &str = "_sqlx_migrations";
@@ -12,10 +15,30 @@ const TABLE: &str = "_sqlx_migrations";
 pub enum SchemaError {
     #[error("could not connect to the database")]
     Connect(#[source] sqlx::Error),
+    #[error("could not connect to the database: no answer in {} s", CONNECT_TIMEOUT.as_secs())]
+    NoAnswer,
     #[error("a migration failed")]
     Migrate(#[from] MigrateError),
     #[error("the schema is too old: migration {missing} is missing; run `ticketboss migrate`")]
     TooOld { missing: i64 },
+}
+
+impl SchemaError {
+    /// Whether the database may be there in a while: nobody answers, or it is starting, or full. A
+    /// wrong password, or a database that does not exist, stays wrong.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::NoAnswer => true,
+            Self::Connect(failure) => match failure.as_database_error() {
+                Some(said) => {
+                    let code = said.code().unwrap_or_default();
+                    code.starts_with("57P") || code.starts_with("53")
+                }
+                None => matches!(failure, sqlx::Error::Io(_)),
+            },
+            Self::Migrate(_) | Self::TooOld { .. } => false,
+        }
+    }
 }
 
 /// An older binary must be able to start after a newer one has migrated: what is applied and not
@@ -29,7 +52,7 @@ fn migrator() -> Migrator {
 /// Applies the migrations that are missing. Replicas that start together wait for each other.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let mut connection = connect(options).await?;
-    migrator().run_direct(None, &mut connection, false).await?;
+    migrator().run(&mut connection).await?;
     Ok(())
 }
 
@@ -54,5 +77,6 @@ fn is_undefined_table(failure: &sqlx::Error) -> bool {
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, SchemaError> {
-    options.connect().await.map_err(SchemaError::Connect)
+    let connected = timeout(CONNECT_TIMEOUT, options.connect()).await;
+    connected.map_err(|_elapsed| SchemaError::NoAnswer)?.map_err(SchemaError::Connect)
 }

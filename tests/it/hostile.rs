@@ -97,6 +97,7 @@ async fn what_is_no_json_object_is_refused() {
         "\"text\"",
         "[]",
         "[{\"partnerId\":\"a\",\"seats\":1}]",
+        "[\"abc-corp\",3]",
         "{\"partnerId\":\"a\",\"seats\":1,\"seats\":2}",
         "{\"partnerId\":\"a\",\"partnerId\":\"b\",\"seats\":1}",
     ];
@@ -230,6 +231,34 @@ async fn a_body_that_stops_halfway_holds_up_nobody() {
         stream.write_all(request.as_bytes()).await.expect("it reads");
         drop(stream);
         app.reserve(1).await.made();
+    })
+    .await;
+}
+
+/// The same where nobody reads the body: the answer comes at once, and then the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_nobody_reads_holds_no_connection() {
+    with_app(async |app| {
+        let address = app.base.strip_prefix("http://").expect("a URL");
+        let mut stalled = Vec::new();
+        for target in
+            ["GET /health", "POST /nope", "PUT /reservations", "POST /events/-/reservations"]
+        {
+            let mut stream = TcpStream::connect(address).await.expect("it accepts");
+            let request = format!(
+                "{target} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{{\"par"
+            );
+            stream.write_all(request.as_bytes()).await.expect("it reads");
+            stalled.push((target, stream));
+        }
+        for (target, mut stream) in stalled {
+            let mut answer = String::new();
+            tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer))
+                .await
+                .unwrap_or_else(|_| panic!("{target} is not closed in time"))
+                .expect("it is closed in order");
+            assert!(answer.starts_with("HTTP/1.1 "), "{target}: {answer}");
+        }
     })
     .await;
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
 use tokio::time::Instant;
 
 use crate::support::binary::{self, Binary};
 use crate::support::proxy::{Proxy, Way};
-use crate::support::{Answer, TestDatabase, with_database};
+use crate::support::{Answer, TestDatabase, with_app, with_database};
 
 /// A database behind a proxy, and its URL there.
 async fn behind_a_proxy() -> (TestDatabase, Proxy, String) {
@@ -49,6 +50,7 @@ async fn an_outage_is_said_and_ends_by_itself() {
                 assert_eq!(app.get("/health").await.status, 200);
             }
             proxy.set(Way::Open);
+            while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
             app.reserve(1).await.made();
             let event = app.get("/reservations").await.json();
             // What was unknown happened once or not at all.
@@ -71,10 +73,54 @@ async fn a_connection_that_breaks_between_requests_is_not_noticed() {
             while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
             proxy.set(Way::Open);
             while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
+            assert_eq!(app.get("/reservations").await.status, 200);
         }
         assert_eq!(app.get("/reservations").await.json()["reservationCount"], 5);
     })
     .await;
+}
+
+/// The server ends the session in the middle of a commit (57P01). Whether it was committed is not
+/// clear from that, and it is made once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_ended_in_the_middle_of_a_commit_is_settled() {
+    with_app(async |app| {
+        app.reserve(1).await.made();
+        let mut blocker = app.database.connect().await;
+        let mut blocking = blocker.begin().await.expect("a transaction");
+        sqlx::query("select 1 from events for update")
+            .execute(&mut *blocking)
+            .await
+            .expect("the lock");
+        let mut watcher = app.database.connect().await;
+        let mut booking = std::pin::pin!(app.reserve(3));
+        // Ends each session that waits for the lock, twice, and lets the third have it.
+        let mut ended = 0;
+        while ended < 2 {
+            tokio::select! {
+                biased;
+                answer = &mut booking => panic!("answered before it could be: {answer:?}"),
+                one = end_the_one_that_waits(&mut watcher) => ended += i32::from(one),
+            }
+        }
+        blocking.rollback().await.expect("the lock goes");
+        let answer = booking.await;
+        assert_eq!(answer.made()["version"], 2);
+        assert_eq!(app.get("/reservations").await.json()["availableSeats"], 496);
+    })
+    .await;
+}
+
+/// Whether there was one.
+async fn end_the_one_that_waits(watcher: &mut PgConnection) -> bool {
+    let ended: Vec<bool> = sqlx::query_scalar(
+        "select pg_terminate_backend(pid) from pg_stat_activity
+          where datname = current_database() and wait_event_type = 'Lock'",
+    )
+    .fetch_all(watcher)
+    .await
+    .expect("it answers");
+    !ended.is_empty()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,11 +145,13 @@ async fn a_start_waits_for_the_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_a_database_gives_up() {
-    let (database, proxy, url) = behind_a_proxy().await;
-    drop(proxy);
-    let environment = [("DATABASE_URL", url.as_str()), ("PORT", "0")];
-    let mut commands = [&[][..], &["migrate"]].map(|words| binary::command(words, &environment));
-    let [serve, migrate] = &mut commands;
+    // One finds nobody there, the other somebody who does not answer.
+    let (_, closed, url) = behind_a_proxy().await;
+    let mut serve = binary::command(&[], &[("DATABASE_URL", url.as_str()), ("PORT", "0")]);
+    drop(closed);
+    let (database, silent, url) = behind_a_proxy().await;
+    let mut migrate = binary::command(&["migrate"], &[("DATABASE_URL", url.as_str())]);
+    silent.set(Way::BlackHole);
     let (serve, migrate) = tokio::join!(serve.output(), migrate.output());
     for output in [serve.expect("it runs"), migrate.expect("it runs")] {
         assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -30,7 +30,7 @@ async fn reservation_count(base: &str) -> i64 {
 
 /// The server's process id and port.
 fn postmaster(directory: &Path) -> (i32, u16) {
-    let file = fs::read_to_string(directory.join("data/postmaster.pid")).expect("it runs");
+    let file = fs::read_to_string(directory.join("postgres/data/postmaster.pid")).expect("it runs");
     let line = |number: usize| file.lines().nth(number).expect("a line").trim();
     (line(0).parse().expect("a process id"), line(3).parse().expect("a port"))
 }
@@ -81,16 +81,78 @@ async fn the_private_database_survives_everything() {
     assert_eq!(reservation_count(&service.base).await, 2);
     assert_eq!(service.stop().await.0, Some(0));
 
+    // Started again when it goes while the service is up.
+    let service = Binary::serve(&settings).await;
+    let server = postmaster(directory.path());
+    kill(Pid::from_raw(server.0), Signal::SIGKILL).expect("it runs");
+    let client = Client::new();
+    let body = json!({"partnerId": "abc-corp", "seats": 1});
+    let again = async {
+        loop {
+            let answer = client.post(format!("{}/reservations", service.base)).json(&body);
+            let answer = answer.send().await.expect("an answer");
+            match answer.status().as_u16() {
+                201 if postmaster(directory.path()) != server => return,
+                201 | 503 => {}
+                status => panic!("{status}: {:?}", answer.text().await),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("it comes back");
+    let count = reservation_count(&service.base).await;
+    let (code, log) = service.stop().await;
+    assert_eq!(code, Some(0), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("had gone, and runs again")), "{log:?}");
+
     // A process id that now belongs to somebody else stops nothing.
     let stale = format!(
-        "{}\n{}/data\n0\n1\n\n127.0.0.1\n\nready\n",
+        "{}\n{}/postgres/data\n0\n1\n\n127.0.0.1\n\nready\n",
         std::process::id(),
         directory.as_str()
     );
-    fs::write(directory.path().join("data/postmaster.pid"), stale).expect("it can be written");
-    let service = Binary::serve(&settings).await;
-    assert_eq!(reservation_count(&service.base).await, 2);
-    assert_eq!(service.stop().await.0, Some(0));
+    for file in [stale.as_str(), "", "no number"] {
+        let path = directory.path().join("postgres/data/postmaster.pid");
+        fs::write(path, file).expect("it can be written");
+        let service = Binary::serve(&settings).await;
+        assert_eq!(reservation_count(&service.base).await, count);
+        assert_eq!(service.stop().await.0, Some(0));
+    }
+}
+
+/// A stop that comes while the server is still being made leaves nothing running.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_during_the_start_leaves_nothing_behind() {
+    for step in ["ticketboss.lock", "postgres", "postgres/data", "postgres/data/postmaster.pid"] {
+        let directory = TemporaryDirectory::new();
+        let settings = [("DATA_DIR", directory.as_str()), ("PORT", "0")];
+        let mut service = command(&[], &settings).spawn().expect("it runs");
+        // Signals are heeded from before the lock is taken.
+        while !directory.path().join(step).exists() {
+            tokio::task::yield_now().await;
+        }
+        let pid = i32::try_from(service.id().expect("it runs")).expect("a process id");
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+        let status = tokio::time::timeout(Duration::from_secs(60), service.wait()).await;
+        let status = status.expect("it ends in time").expect("it was waited for");
+        assert_eq!(status.code(), Some(0), "{step}");
+        assert!(!directory.path().join("postgres/data/postmaster.pid").exists(), "{step}");
+        let service = Binary::serve(&settings).await;
+        assert_eq!(reservation_count(&service.base).await, 0);
+        assert_eq!(service.stop().await.0, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_is_said_before_anything_is_started() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let directory = TemporaryDirectory::new();
+    let settings = [("DATA_DIR", directory.as_str()), ("PORT", port.as_str())];
+    let output = command(&[], &settings).output().await.expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.starts_with("ticketboss: cannot listen on [127.0.0.1:"), "{said}");
+    assert!(fs::read_dir(directory.path()).expect("it is there").next().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,20 +161,21 @@ async fn bad_settings_stop_the_start_with_one_line() {
         ("PORT", "http", "a whole number from 0 to 65535"),
         ("PORT", "65536", "a whole number from 0 to 65535"),
         ("WORKERS", "0", "a whole number from 1 to 256"),
-        ("DATABASE_CONNECTIONS_MAX", "1", "a whole number from 2 to 1000"),
+        ("DATABASE_CONNECTIONS_MAX", "1", "a whole number from 2 to 180"),
         ("REQUEST_TIMEOUT_MS", "5s", "a whole number from 100 to 60000"),
         ("MAILBOX_COMMANDS_MAX", "-1", "a whole number from 1 to 1000000"),
+        ("HOST", "127.0.0.300", "an address or a name"),
+        ("RUST_LOG", "info=b=c", "error, warn, info, debug"),
         ("MIGRATE_ON_START", "maybe", "true or false"),
         ("DEFAULT_EVENT_ID", "Node Meetup", "1 to 64 lower-case letters, digits"),
         ("DEFAULT_EVENT_SEATS", "10000001", "a whole number from 1 to 10000000"),
         ("DATABASE_URL", "mysql://root:secret@localhost", "postgres://"),
-        ("HOME", "", "DATA_DIR"),
     ];
     for (name, value, allowed) in cases {
-        if name == "HOME" && nix::unistd::geteuid().is_root() {
-            continue;
-        }
-        let output = command(&[], &[(name, value)]).output().await.expect("it runs");
+        // Were it taken, nothing of this machine's own would be touched.
+        let directory = TemporaryDirectory::new();
+        let settings = [("PORT", "0"), ("DATA_DIR", directory.as_str()), (name, value)];
+        let output = command(&[], &settings).output().await.expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{name}={value}: {output:?}");
         let said = String::from_utf8(output.stderr).expect("text");
         assert_eq!(said.lines().count(), 1, "{said}");
@@ -120,7 +183,8 @@ async fn bad_settings_stop_the_start_with_one_line() {
         assert!(!said.contains("secret"), "{said}");
         assert!(value.contains("secret") || said.contains(value), "{said}");
     }
-    let nowhere = [("PG_BIN_DIR", "/nowhere"), ("DATA_DIR", "/tmp/ticketboss-never-made")];
+    let directory = TemporaryDirectory::new();
+    let nowhere = [("PORT", "0"), ("DATA_DIR", directory.as_str()), ("PG_BIN_DIR", "/nowhere")];
     let output = command(&[], &nowhere).output().await.expect("it runs");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("PG_BIN_DIR is /nowhere"));
@@ -188,11 +252,13 @@ async fn a_schema_that_is_too_old_is_refused_where_migrations_are_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throwaway_database_lasts_as_long_as_its_command() {
-    let script = "echo \"$DATABASE_URL\"; exit 7";
+    let script = "echo \"$DATABASE_URL\"; echo \"$PGHOST:$PGPORT/\" >&2; exit 7";
     let output = command(&["postgres", "--", "sh", "-c", script], &[]).output().await;
     let output = output.expect("it runs");
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let url = String::from_utf8(output.stdout).expect("text");
+    let parts = String::from_utf8(output.stderr).expect("text");
+    assert!(url.contains(parts.trim()), "{url} {parts}");
     let gone = sqlx::PgConnection::connect(url.trim()).await.expect_err("it is gone");
     assert!(matches!(gone, sqlx::Error::Io(_)), "{gone:?}");
 

@@ -1,5 +1,6 @@
 //! A database of its own for each test, the real server on it, and an audit at the end.
 
+use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -41,9 +42,10 @@ impl TestDatabase {
     }
 
     pub async fn create_empty() -> Self {
-        let server = tokio::task::spawn_blocking(|| cluster().url()).await.expect("starts");
+        let server =
+            tokio::task::spawn_blocking(|| cluster().address().url()).await.expect("starts");
         let name = format!("test_{}", Uuid::new_v4().simple());
-        let mut connection = PgConnection::connect(server).await.expect("the cluster is there");
+        let mut connection = PgConnection::connect(&server).await.expect("the cluster is there");
         sqlx::query(AssertSqlSafe(format!("create database {name}")))
             .execute(&mut connection)
             .await
@@ -129,7 +131,8 @@ impl TestApp {
         })
         .expect("the settings are good");
         let open = OpenDatabase::open(&config.database).await.expect("it is given");
-        let server = Server::start(&config, &open).await.expect("the server starts");
+        let listener = TcpListener::bind(&config.addresses[..]).expect("a free port");
+        let server = Server::start(&config, &open, listener).await.expect("the server starts");
         let base = format!("http://{}", server.address());
         Self { database, base, client: Client::new(), server }
     }

@@ -48,7 +48,7 @@ fn prepare(check: bool) -> Result<String, Box<dyn Error>> {
     migrate(root, &database)?;
     let folder = env::temp_dir().join(format!("ticketboss-queries-{}", uuid::Uuid::new_v4()));
     fs::create_dir(&folder)?;
-    let merged = compile(root, database.url(), &folder).and_then(|()| merge(&folder));
+    let merged = compile(root, &database.address().url(), &folder).and_then(|()| merge(&folder));
     fs::remove_dir_all(&folder)?;
     let (merged, count) = merged?;
 
@@ -72,7 +72,7 @@ fn migrate(root: &Path, database: &ThrowawayPostgres) -> Result<(), Box<dyn Erro
     for file in files {
         let mut psql = Command::new(database.binary("psql"));
         psql.args(["--quiet", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file"]);
-        succeed(psql.arg(file).arg(database.url()))?;
+        succeed(psql.arg(file).arg(database.address().url()))?;
     }
     Ok(())
 }

@@ -165,6 +165,7 @@ impl<S: Store> Batcher<S> {
                 return Attempt::Concluded;
             }
         };
+        self.event_missing = false;
         let Decided { event, now, decision } = decided;
         if decision.changes.is_empty() {
             self.conclude_unchanged(decision.verdicts, until).await;

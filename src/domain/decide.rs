@@ -140,9 +140,9 @@ impl<'a> Batch<'a> {
     fn reserve(&mut self, reserve: &'a Reserve) -> Verdict {
         // The key comes before every other check: a replay succeeds even when sold out.
         let keyed = reserve.keyed();
-        if let (Some(key), Some(keyed)) = (&reserve.key, &keyed) {
+        if let Some(key) = &reserve.key {
             if let Some(made) = self.named.by_key(&reserve.partner_id, key) {
-                return self.replay(made, made.keyed.as_ref() == Some(keyed));
+                return self.replay(made, made.keyed == keyed);
             }
             if self.used_keys.contains(&(&reserve.partner_id, key)) {
                 return Verdict::Deferred;

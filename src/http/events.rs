@@ -79,13 +79,13 @@ pub async fn read_default_event(app: Data<App>) -> Result<HttpResponse, Problem>
 /// An event
 #[utoipa::path(
     tag = "events",
-    params(("event_id" = String, Path, example = "node-meetup-2025")),
+    params(("eventId" = String, Path, example = "node-meetup-2025")),
     responses(
         (status = 200, description = "The event as it is now", body = EventBody),
         EventProblems,
     ),
 )]
-#[get("/events/{event_id}")]
+#[get("/events/{eventId}")]
 pub async fn read_event(app: Data<App>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let event = find(&app, &event_id(&path)?).await?;
     Ok(HttpResponse::Ok().json(EventBody::from(&*event)))

@@ -103,10 +103,10 @@ pub async fn make_reservation(
 #[utoipa::path(
     tag = "reservations",
     request_body = ReservationRequest,
-    params(("event_id" = String, Path, example = "node-meetup-2025"), IdempotencyKeyHeader),
+    params(("eventId" = String, Path, example = "node-meetup-2025"), IdempotencyKeyHeader),
     responses(Reserved, ReserveProblems),
 )]
-#[post("/events/{event_id}/reservations")]
+#[post("/events/{eventId}/reservations")]
 pub async fn make_reservation_of_event(
     app: Data<App>,
     path: Path<String>,
@@ -166,13 +166,13 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Prob
 /// Of any event. It stays readable after it was cancelled.
 #[utoipa::path(
     tag = "reservations",
-    params(("reservation_id" = Uuid, Path)),
+    params(("reservationId" = Uuid, Path)),
     responses(
         (status = 200, description = "The reservation as it is now", body = ReservationBody),
         ReadProblems,
     ),
 )]
-#[get("/reservations/{reservation_id}")]
+#[get("/reservations/{reservationId}")]
 pub async fn read_reservation(app: Data<App>, path: Path<String>) -> Result<HttpResponse, Problem> {
     let found = find(&app, reservation_id(&path)?, None, app.answer_by()).await?;
     Ok(HttpResponse::Ok().json(ReservationBody::from(&found)))
@@ -182,15 +182,15 @@ pub async fn read_reservation(app: Data<App>, path: Path<String>) -> Result<Http
 #[utoipa::path(
     tag = "reservations",
     params(
-        ("event_id" = String, Path, example = "node-meetup-2025"),
-        ("reservation_id" = Uuid, Path),
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
     ),
     responses(
         (status = 200, description = "The reservation as it is now", body = ReservationBody),
         ReadOfEventProblems,
     ),
 )]
-#[get("/events/{event_id}/reservations/{reservation_id}")]
+#[get("/events/{eventId}/reservations/{reservationId}")]
 pub async fn read_reservation_of_event(
     app: Data<App>,
     path: Path<(String, String)>,
@@ -207,10 +207,10 @@ pub async fn read_reservation_of_event(
 /// called.
 #[utoipa::path(
     tag = "reservations",
-    params(("reservation_id" = Uuid, Path)),
+    params(("reservationId" = Uuid, Path)),
     responses((status = 204, description = "Cancelled by this call"), CancelProblems),
 )]
-#[delete("/reservations/{reservation_id}")]
+#[delete("/reservations/{reservationId}")]
 pub async fn cancel_reservation(
     app: Data<App>,
     path: Path<String>,
@@ -225,12 +225,12 @@ pub async fn cancel_reservation(
 #[utoipa::path(
     tag = "reservations",
     params(
-        ("event_id" = String, Path, example = "node-meetup-2025"),
-        ("reservation_id" = Uuid, Path),
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
     ),
     responses((status = 204, description = "Cancelled by this call"), CancelOfEventProblems),
 )]
-#[delete("/events/{event_id}/reservations/{reservation_id}")]
+#[delete("/events/{eventId}/reservations/{reservationId}")]
 pub async fn cancel_reservation_of_event(
     app: Data<App>,
     path: Path<(String, String)>,

@@ -26,11 +26,13 @@ pub(super) async fn snapshot(
                named.request_fingerprint as "request_fingerprint?"
           from events as event
           left join (
-                select by_id.*
+                select by_id.id, by_id.partner_id, by_id.seats, by_id.status, by_id.version,
+                       by_id.created_at, by_id.idempotency_key, by_id.request_fingerprint
                   from reservations as by_id
                  where by_id.event_id = $1 and by_id.id = any ($2)
                  union all
-                select by_key.*
+                select by_key.id, by_key.partner_id, by_key.seats, by_key.status, by_key.version,
+                       by_key.created_at, by_key.idempotency_key, by_key.request_fingerprint
                   from unnest($3::text[], $4::text[]) as wanted (partner_id, key)
                   join reservations as by_key
                     on by_key.event_id = $1

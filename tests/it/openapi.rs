@@ -43,8 +43,8 @@ async fn every_operation_of_the_document_is_there() {
         assert_eq!(operations.len(), 11);
         for (path, method, operation) in operations {
             let real = path
-                .replace("{event_id}", "node-meetup-2025")
-                .replace("{reservation_id}", &id)
+                .replace("{eventId}", "node-meetup-2025")
+                .replace("{reservationId}", &id)
                 .replace("{type}", "internal");
             let answer = app.send(method.clone(), &real, &[], None).await;
             let status = answer.status.as_u16().to_string();

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -59,6 +60,9 @@ pub enum Rejection {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// What a request is given from its arrival to its answer. The second half is for the database,
+    /// so that what is not sent in the first half is not sent at all.
+    pub request_timeout: Duration,
     /// Commands that may wait for one event.
     pub mailbox_commands_max: usize,
 }
@@ -127,9 +131,8 @@ impl<S: Store> Batching<S> {
         ReservationId((self.0.new_id)())
     }
 
-    /// Runs a command, and answers by `answer_by`. Half of the time until then may be spent waiting
-    /// to be sent, and the rest is for the database. It runs to its end even if this future is
-    /// dropped.
+    /// Runs a command, and answers by `answer_by`, which is at most the request's time-out away. It
+    /// runs to its end even if this future is dropped.
     pub async fn submit(
         &self,
         event_id: &EventId,
@@ -138,7 +141,10 @@ impl<S: Store> Batching<S> {
     ) -> Outcome {
         let reservation_id = command.reservation_id();
         let (reply, answer) = oneshot::channel();
-        let queued = Queued { command, send_by: halfway(answer_by), answer_by, reply };
+        // By the request's arrival and not by now: a command that comes late must not make the
+        // batch it gets into hurry.
+        let send_by = answer_by - self.0.settings.request_timeout / 2;
+        let queued = Queued { command, send_by, answer_by, reply };
         if !self.0.enqueue(event_id, queued) {
             return Err(Rejection::Overloaded);
         }
@@ -198,10 +204,4 @@ impl<S: Store> Shared<S> {
         }
         empty
     }
-}
-
-/// Half of the time that is left.
-fn halfway(until: Instant) -> Instant {
-    let now = Instant::now();
-    now + until.saturating_duration_since(now) / 2
 }

@@ -7,10 +7,11 @@
 //! 127.0.0.1 with a password of its own.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -64,6 +65,8 @@ fn at(path: &Path) -> impl Fn(io::Error) -> LaunchError + '_ {
 pub struct PrivatePostgres {
     cluster: Cluster,
     port: u16,
+    /// Once it is meant to be stopped, it is not started again.
+    stopped: Mutex<bool>,
     /// Held as long as this lives: one service, and so one server, per directory.
     _lock: File,
 }
@@ -73,16 +76,22 @@ impl PrivatePostgres {
     pub fn start(data_dir: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
         // Looked for first, so that a machine without it is left as it was.
         binaries::find(bin_dir, &cluster::data_in(data_dir))?;
-        fs::create_dir_all(data_dir).map_err(at(data_dir))?;
+        if !data_dir.exists() {
+            fs::create_dir_all(data_dir).map_err(at(data_dir))?;
+            // Whoever runs PostgreSQL has to get through it.
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(data_dir, mode).map_err(at(data_dir))?;
+        }
         let data_dir = &data_dir.canonicalize().map_err(at(data_dir))?;
         let lock = lock(data_dir)?;
         let cluster = Cluster::in_directory(data_dir, bin_dir)?;
         cluster.make()?;
         let port = cluster.start(None)?;
-        let private = Self { cluster, port, _lock: lock };
-        let url_file = data_dir.join("url");
-        cluster::write_secret(&url_file, &format!("{}\n", private.url()))?;
-        give_to_owner_of(data_dir, &url_file)?;
+        let private = Self { cluster, port, stopped: Mutex::new(false), _lock: lock };
+        let mut url_file = open_in(data_dir, "url")?;
+        let url = private.url() + "\n";
+        let written = url_file.set_len(0).and_then(|()| url_file.write_all(url.as_bytes()));
+        written.map_err(at(&data_dir.join("url")))?;
         Ok(private)
     }
 
@@ -93,7 +102,8 @@ impl PrivatePostgres {
 
     /// Starts the server again, at the same port, if it has gone. Tells whether it had.
     pub fn revive(&self) -> Result<bool, LaunchError> {
-        if self.cluster.is_running() {
+        let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stopped || self.cluster.is_running() {
             return Ok(false);
         }
         self.cluster.start(Some(self.port))?;
@@ -107,14 +117,15 @@ impl PrivatePostgres {
 
     /// Stops the server; everything that was committed is on disk.
     pub fn stop(&self) -> Result<(), LaunchError> {
+        // Waits for a start that is under way.
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.cluster.stop("fast")
     }
 }
 
 fn lock(data_dir: &Path) -> Result<File, LaunchError> {
     let path = data_dir.join("ticketboss.lock");
-    let file = File::create(&path).map_err(at(&path))?;
-    give_to_owner_of(data_dir, &path)?;
+    let file = open_in(data_dir, "ticketboss.lock")?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LaunchError::InUse { dir: data_dir.to_owned() }),
@@ -122,13 +133,19 @@ fn lock(data_dir: &Path) -> Result<File, LaunchError> {
     }
 }
 
-/// Root may use the directory of another user, and must not lock that user out of it.
-fn give_to_owner_of(directory: &Path, path: &Path) -> Result<(), LaunchError> {
-    let owner = fs::metadata(directory).map_err(at(directory))?;
-    if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
-        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(at(path))?;
+/// Opens a file of ours for writing, making it if need be. Root may use the directory of another
+/// user: it must not lock that user out, nor follow a link that the user has laid.
+fn open_in(directory: &Path, name: &str) -> Result<File, LaunchError> {
+    let path = directory.join(name);
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
+    let file = options.open(&path).map_err(at(&path))?;
+    if nix::unistd::geteuid().is_root() {
+        let owner = fs::metadata(directory).map_err(at(directory))?;
+        fchown(&file, Some(owner.uid()), Some(owner.gid())).map_err(at(&path))?;
     }
-    Ok(())
+    Ok(file)
 }
 
 /// A PostgreSQL that vanishes with this process, however it ends.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
+use nix::sys::socket::Backlog;
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -34,9 +35,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The parts of a stop: answering what was taken in, settling what nobody waits for any more, and
 /// the private PostgreSQL.
 const STOP_HTTP_MAX_S: u64 = 5;
+/// As long as nothing is served, that time is there for a start that is under way.
+const STOP_START_MAX_S: u64 = STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S;
 const STOP_BATCHERS_MAX_S: u64 = 1;
 const STOP_MAX_S: u64 = 10;
 const _: () = assert!(STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S + STOP_TIMEOUT_S < STOP_MAX_S);
+/// Connections that may wait to be accepted: all partners call in the same second.
+const BACKLOG: i32 = 4096;
 /// How often the private PostgreSQL is looked after.
 const REVIVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -85,12 +90,17 @@ impl OpenDatabase {
         wait_for_database(|| schema::migrate(&self.options)).await
     }
 
-    /// Stops the private PostgreSQL, if there is one.
-    pub async fn close(self) -> Result<(), ServeError> {
-        if let Some(private) = self.private {
-            tokio::task::spawn_blocking(move || private.stop()).await??;
+    /// Stops the private PostgreSQL, if there is one. What was committed is safe if that takes too
+    /// long, so it is no failure: the next start finds the server, running or not.
+    pub async fn close(self) {
+        let Some(private) = self.private else { return };
+        let stopping = tokio::task::spawn_blocking(move || private.stop());
+        match timeout(Duration::from_secs(STOP_TIMEOUT_S), stopping).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(failure))) => log::warn!("{failure}"),
+            Ok(Err(failure)) => log::error!("stopping PostgreSQL failed: {failure}"),
+            Err(_elapsed) => log::warn!("the private PostgreSQL is still stopping"),
         }
-        Ok(())
     }
 
     /// Starts the private PostgreSQL again whenever it is gone. Does not return.
@@ -125,11 +135,10 @@ impl OpenDatabase {
 pub async fn serve(config: &Config) -> Result<(), ServeError> {
     let stop = stop_signal()?;
     // First, so that a port that is taken costs no start of a database.
-    let listener = TcpListener::bind(&config.addresses[..])
-        .map_err(|source| ServeError::Bind { addresses: config.addresses.clone(), source })?;
-    with_database(config, &stop, async |database| {
+    let listeners = listen(&config.addresses)?;
+    let served = with_database(config, &stop, async |database| {
         let server = tokio::select! {
-            started = Server::start(config, database, listener) => started?,
+            started = Server::start(config, database, listeners) => started?,
             () = stop.cancelled() => return Ok(()),
         };
         tokio::select! {
@@ -139,9 +148,38 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
         server.stop().await;
         Ok(())
     })
-    .await?;
-    log::info!("stopped");
-    Ok(())
+    .await;
+    match served {
+        // As asked.
+        Ok(()) | Err(ServeError::Stopped) => {
+            log::info!("stopped");
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Takes the addresses, those that can be had: a name may stand for more than this machine has.
+pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    let mut failure = None;
+    for address in addresses {
+        let listener = TcpListener::bind(address).and_then(|listener| {
+            // The standard library's own backlog is for 128 callers in the same moment.
+            nix::sys::socket::listen(&listener, Backlog::new(BACKLOG)?)?;
+            Ok(listener)
+        });
+        match listener {
+            Ok(listener) => listeners.push(listener),
+            Err(source) => {
+                failure = Some(ServeError::Bind { addresses: addresses.to_vec(), source });
+            }
+        }
+    }
+    match failure {
+        Some(failure) if listeners.is_empty() => Err(failure),
+        Some(_) | None => Ok(listeners),
+    }
 }
 
 /// Brings the schema up to date, and nothing else.
@@ -166,13 +204,13 @@ async fn with_database(
     let opened = tokio::select! {
         opened = &mut opening => opened,
         // A server that is being started has to be stopped, too.
-        () = stop.cancelled() => timeout(Duration::from_secs(STOP_HTTP_MAX_S), opening)
+        () = stop.cancelled() => timeout(Duration::from_secs(STOP_START_MAX_S), opening)
             .await
             .unwrap_or(Err(ServeError::Stopped)),
     };
     let database = opened?;
-    let worked = if stop.is_cancelled() { Ok(()) } else { work(&database).await };
-    database.close().await?;
+    let worked = if stop.is_cancelled() { Err(ServeError::Stopped) } else { work(&database).await };
+    database.close().await;
     worked
 }
 
@@ -189,7 +227,7 @@ impl Server {
     pub async fn start(
         config: &Config,
         database: &OpenDatabase,
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
     ) -> Result<Self, ServeError> {
         if config.migrate_on_start {
             database.migrate().await?;
@@ -204,15 +242,16 @@ impl Server {
 
         let batching = app.batching.clone();
         let app = Data::new(app);
-        let server = HttpServer::new(move || http::application(app.clone()))
+        let mut server = HttpServer::new(move || http::application(app.clone()))
             .workers(config.workers)
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(CLIENT_TIMEOUT)
             .client_disconnect_timeout(CLIENT_TIMEOUT)
             .shutdown_timeout(STOP_HTTP_MAX_S)
-            .disable_signals()
-            .listen(listener)
-            .map_err(ServeError::Http)?;
+            .disable_signals();
+        for listener in listeners {
+            server = server.listen(listener).map_err(ServeError::Http)?;
+        }
         let address = server.addrs()[0];
         let server = server.run();
         let http = server.handle();
@@ -251,7 +290,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
     let limits = ConnectionLimits { writes: config.database_connections_max - reads, reads };
     let store =
         Arc::new(PostgresStore::new(options.clone(), limits, request_timeout / 2, runtime.clone()));
-    let settings = Settings { mailbox_commands_max: config.mailbox_commands_max };
+    let settings = Settings { request_timeout, mailbox_commands_max: config.mailbox_commands_max };
     App {
         batching: Batching::new(Arc::clone(&store), settings, Uuid::now_v7, runtime.clone()),
         summaries: Summaries::new(Arc::clone(&store), request_timeout, runtime),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::batcher::Batcher;
-use super::halfway;
 use crate::store::{Batch, Commit, CommitError, Committed, Store, Unavailable};
 
 /// Pauses between attempts to settle, doubling from the first to the second.
@@ -88,4 +87,10 @@ impl<S: Store> Batcher<S> {
         }
         Ok(ours)
     }
+}
+
+/// Half of the time that is left.
+fn halfway(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / 2
 }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Not in the way of anyone: no socket file, one port of 127.0.0.1. Durability stays at its
 /// defaults. The log has no statements in it: a repeated idempotency key is an error to PostgreSQL.
-const SETTINGS: &str = "
-# Written by ticketboss.
-listen_addresses = '127.0.0.1'
-unix_socket_directories = ''
-max_connections = 200
-log_error_verbosity = terse
-log_min_error_statement = panic
-";
+/// Words for a shell, so without anything to quote.
+const OPTIONS: &str = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+    -c max_connections=200 -c log_error_verbosity=terse -c log_min_error_statement=panic";
+
+/// How the name of a directory starts that is not a cluster yet.
+const UNFINISHED: &str = "unfinished-";
 
 /// The superuser of the cluster, and its database.
 pub const ROLE: &str = "ticketboss";
@@ -78,29 +77,32 @@ impl Cluster {
         }
         // In a directory beside the final one, so that one which was interrupted leaves no half;
         // of a name of its own, since the interrupted one may still be at work.
-        let unfinished = home.join(format!("unfinished-{}", Uuid::new_v4().simple()));
-        fs::create_dir(&unfinished).map_err(at(&unfinished))?;
-        let password_file = unfinished.join("password");
+        self.remove_unfinished();
+        let unfinished = home.join(format!("{UNFINISHED}{}", Uuid::new_v4().simple()));
+        let password_file = self.directory.join("password.initdb");
+        let _ = fs::remove_file(&password_file);
         write_secret(&password_file, &self.password)?;
         self.give_to_owner(&password_file)?;
-        self.give_to_owner(&unfinished)?;
-        let initialized = unfinished.join("data");
         let mut command = self.command("initdb");
         command
             .args(["--username", ROLE, "--auth", "scram-sha-256", "--encoding", "UTF8"])
             .args(["--no-locale", "--pwfile"])
             .arg(&password_file)
             .arg("--pgdata")
-            .arg(&initialized);
-        run(command, "initdb")?;
-        let settings = initialized.join("postgresql.conf");
-        fs::OpenOptions::new()
-            .append(true)
-            .open(&settings)
-            .and_then(|mut file| file.write_all(SETTINGS.as_bytes()))
-            .map_err(at(&settings))?;
-        fs::rename(&initialized, &data).map_err(at(&data))?;
-        fs::remove_dir_all(&unfinished).map_err(at(&unfinished))
+            .arg(&unfinished);
+        let made = run(command, "initdb");
+        fs::remove_file(&password_file).map_err(at(&password_file))?;
+        made?;
+        fs::rename(&unfinished, &data).map_err(at(&data))
+    }
+
+    /// Best effort: what is left is only in the way of the disk.
+    fn remove_unfinished(&self) {
+        for entry in fs::read_dir(self.home()).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     pub fn directory(&self) -> &Path {
@@ -123,13 +125,20 @@ impl Cluster {
     /// port: `port`, if that is given and the server was not running.
     pub fn start(&self, port: Option<u16>) -> Result<u16, LaunchError> {
         let deadline = Instant::now() + START_TIMEOUT;
-        let mut failure = None;
+        let (mut failure, mut seen_stale) = (None, false);
         while Instant::now() < deadline {
             match self.running() {
-                Some(Running { port: Some(port), ready: true }) => return Ok(port),
+                Found::Running { port: Some(port), ready: true } => return Ok(port),
                 // It recovers, or it stops: either ends.
-                Some(_) => {}
-                None => match self.launch(port) {
+                Found::Running { .. } => {}
+                // Seen twice, it is not one that is being written. It would stop every start, and
+                // if it cannot be removed, the start that follows says so.
+                Found::Stale if seen_stale => {
+                    log::info!("removing a postmaster.pid that names no server of its directory");
+                    let _ = fs::remove_file(self.pid_file());
+                }
+                Found::Stale => seen_stale = true,
+                Found::Nothing => match self.launch(port) {
                     Ok(port) => return Ok(port),
                     // One that was killed may have children that still hold its memory, and
                     // somebody else may have been faster to take the port.
@@ -149,7 +158,7 @@ impl Cluster {
 
     /// Whether the server is there, in whatever state.
     pub fn is_running(&self) -> bool {
-        self.running().is_some()
+        matches!(self.running(), Found::Running { .. })
     }
 
     pub fn stop(&self, mode: &str) -> Result<(), LaunchError> {
@@ -196,7 +205,7 @@ impl Cluster {
         let mut command = self.command("pg_ctl");
         command
             .args(["start", "-w", "-t", &START_TIMEOUT.as_secs().to_string()])
-            .args(["-o", &format!("-p {port}"), "-l"])
+            .args(["-o", &format!("{OPTIONS} -p {port}"), "-l"])
             .arg(self.log())
             .arg("-D")
             .arg(self.data());
@@ -222,42 +231,42 @@ impl Cluster {
         String::from_utf8_lossy(&log[start..]).trim().replace('\n', "; ")
     }
 
-    /// The server that `postmaster.pid` names, if it is really there. A file that outlived its
-    /// server, its number since given to another process, is removed: it would stop every start.
-    fn running(&self) -> Option<Running> {
-        let path = self.data().join("postmaster.pid");
-        let file = fs::read_to_string(&path).ok()?;
+    fn pid_file(&self) -> PathBuf {
+        self.data().join("postmaster.pid")
+    }
+
+    /// The server that `postmaster.pid` names, if it is really there. The file may have outlived
+    /// its server, and the number may since have been given to another process.
+    fn running(&self) -> Found {
+        let Ok(file) = fs::read_to_string(self.pid_file()) else { return Found::Nothing };
         let line = |index: usize| file.lines().nth(index).map(str::trim);
         let pid = line(0).and_then(|pid| pid.parse().ok());
         if !pid.is_some_and(|pid| self.is_server(pid)) {
-            log::info!("removing {}: it names no server of this directory", path.display());
-            // If it cannot be removed, the start that follows fails and says so.
-            let _ = fs::remove_file(&path);
-            return None;
+            return Found::Stale;
         }
-        Some(Running {
+        Found::Running {
             port: line(3).and_then(|port| port.parse().ok()),
             ready: line(7) == Some("ready"),
-        })
+        }
     }
 
-    /// Whether process `pid` is this cluster's server: its working directory is its data, and its
-    /// user is the cluster's. Where the first cannot be looked at, the second has to do; where
-    /// there is no /proc, all that can be known is whether there is such a process.
+    /// Whether process `pid` is this cluster's server: its working directory is its data. Where
+    /// that may not be looked at, its command line names the data; where there is no /proc, all
+    /// that can be known is whether there is such a process.
     fn is_server(&self, pid: i32) -> bool {
         let exists = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
         if exists == Err(nix::Error::ESRCH) {
             return false;
         }
-        let process = PathBuf::from(format!("/proc/{pid}"));
-        let Ok(metadata) = fs::metadata(&process) else {
-            return !Path::new("/proc/self").exists();
-        };
-        match fs::read_link(process.join("cwd")) {
+        if !Path::new("/proc/self").exists() {
+            return true;
+        }
+        match fs::read_link(format!("/proc/{pid}/cwd")) {
             Ok(directory) => self.data().canonicalize().is_ok_and(|data| data == directory),
             Err(denied) if denied.kind() == std::io::ErrorKind::PermissionDenied => {
-                let owner = self.owner.as_ref().map_or_else(geteuid, |owner| owner.uid);
-                metadata.uid() == owner.as_raw()
+                let data = self.data();
+                let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                words.split(|byte| *byte == 0).any(|word| word == data.as_os_str().as_bytes())
             }
             // It has just ended.
             Err(_) => false,
@@ -265,9 +274,15 @@ impl Cluster {
     }
 }
 
-struct Running {
-    port: Option<u16>,
-    ready: bool,
+/// What the file says that a server writes of itself.
+enum Found {
+    Nothing,
+    /// It names no server of this directory.
+    Stale,
+    Running {
+        port: Option<u16>,
+        ready: bool,
+    },
 }
 
 /// Who runs the server when we are root: the one whose data it is, or else a user without rights.

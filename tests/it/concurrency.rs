@@ -153,7 +153,12 @@ async fn a_hundred_posts_with_one_key_make_one_reservation() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_refused_because_another_replica_is_busy() {
     let database = TestDatabase::create().await;
-    let settings = [("DATABASE_URL", database.url.as_str()), ("DEFAULT_EVENT_SEATS", "3000")];
+    // All the time in the world: what is looked for is giving up, not slowness.
+    let settings = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("DEFAULT_EVENT_SEATS", "3000"),
+        ("REQUEST_TIMEOUT_MS", "60000"),
+    ];
     let processes = [Binary::serve(&settings).await, Binary::serve(&settings).await];
     let mut clients = JoinSet::new();
     for number in 0..64 {

@@ -34,7 +34,7 @@ impl Engine {
     fn with_mailbox(seats: i32, mailbox_commands_max: usize) -> Self {
         let event = EventId::parse("hot").expect("a slug");
         let store = Arc::new(Simulated::with_seats(&event, seats));
-        let settings = Settings { mailbox_commands_max };
+        let settings = Settings { request_timeout: TIMEOUT, mailbox_commands_max };
         let batching = Batching::new(Arc::clone(&store), settings, Uuid::now_v7, Handle::current());
         Self { store, batching, event }
     }
@@ -332,6 +332,17 @@ async fn a_command_past_its_time_is_dropped_before_it_is_sent() {
     // The one in flight was bounded by its own time.
     let in_flight = in_flight.await.expect("answered");
     assert!(matches!(in_flight, Err(Rejection::OutcomeUnknown { .. })), "{in_flight:?}");
+}
+
+/// A request that has used up its first half elsewhere is not sent, however long its rest is: its
+/// batch would have to be answered as early as it has to be.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_comes_late_hurries_nobody() {
+    let engine = Engine::with_seats(50);
+    let late = Instant::now() + TIMEOUT / 2 - Duration::from_millis(1);
+    let answer = engine.batching.submit(&engine.event, reserve(1), late).await;
+    assert_eq!(answer, Err(Rejection::Overloaded));
+    engine.check_sold(0, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -127,9 +127,12 @@ async fn a_stop_during_the_start_leaves_nothing_behind() {
         let settings = [("DATA_DIR", directory.as_str()), ("PORT", "0")];
         let mut service = command(&[], &settings).spawn().expect("it runs");
         // Signals are heeded from before the lock is taken.
-        while !directory.path().join(step).exists() {
-            tokio::task::yield_now().await;
-        }
+        let reached = async {
+            while !directory.path().join(step).exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reached).await.expect("it gets there");
         let pid = i32::try_from(service.id().expect("it runs")).expect("a process id");
         kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
         let status = tokio::time::timeout(Duration::from_secs(60), service.wait()).await;

@@ -1,6 +1,5 @@
 //! A database of its own for each test, the real server on it, and an audit at the end.
 
-use std::net::TcpListener;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use ticketboss::config::{Config, Database};
 use ticketboss::postgres::ThrowawayPostgres;
-use ticketboss::server::{OpenDatabase, Server};
+use ticketboss::server::{OpenDatabase, Server, listen};
 use uuid::Uuid;
 
 pub mod binary;
@@ -131,8 +130,8 @@ impl TestApp {
         })
         .expect("the settings are good");
         let open = OpenDatabase::open(&config.database).await.expect("it is given");
-        let listener = TcpListener::bind(&config.addresses[..]).expect("a free port");
-        let server = Server::start(&config, &open, listener).await.expect("the server starts");
+        let listeners = listen(&config.addresses).expect("a free port");
+        let server = Server::start(&config, &open, listeners).await.expect("the server starts");
         let base = format!("http://{}", server.address());
         Self { database, base, client: Client::new(), server }
     }

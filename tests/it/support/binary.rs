@@ -25,6 +25,8 @@ pub fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
         .envs(
             ["PATH", "PG_BIN_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
+        // Any port, unless it is said which.
+        .env("PORT", "0")
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -49,9 +51,7 @@ impl Binary {
 
     /// The same; acts when a line of the log has these words in it.
     pub async fn serve_after(environment: &[(&str, &str)], words: &str, act: impl Fn()) -> Self {
-        let mut environment = environment.to_vec();
-        environment.push(("PORT", "0"));
-        let mut child = command(&[], &environment).spawn().expect("the binary is there");
+        let mut child = command(&[], environment).spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         let base = timeout(PATIENCE, address(&mut lines, &log, words, act))

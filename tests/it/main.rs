@@ -9,4 +9,5 @@ mod outage;
 mod process;
 mod readme;
 mod schema;
+mod stores;
 mod support;

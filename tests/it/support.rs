@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use ticketboss::config::{Config, Database};
+use ticketboss::domain::{Command, IdempotencyKey, PartnerId, ReservationId, Reserve, SeatCount};
 use ticketboss::postgres::ThrowawayPostgres;
 use ticketboss::server::{OpenDatabase, Server, listen};
 use uuid::Uuid;
@@ -231,4 +232,19 @@ impl Answer {
         }
         problem
     }
+}
+
+/// A partner id that is one.
+pub fn partner(name: &str) -> PartnerId {
+    PartnerId::parse(name).expect("a partner id")
+}
+
+/// A booking with an id of its own.
+pub fn reserve_as(name: &str, seats: i32, key: Option<&str>) -> Command {
+    Command::Reserve(Reserve {
+        id: ReservationId(Uuid::now_v7()),
+        partner_id: partner(name),
+        seats: SeatCount::new(seats.into()).expect("a seat count"),
+        key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
+    })
 }

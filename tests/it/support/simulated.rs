@@ -1,6 +1,6 @@
 //! A store in memory that fails on demand: the faults that a real database has, but not when asked.
 //!
-//! [`crate::engine::both_stores_keep_the_same_rules`] holds it to what PostgreSQL does.
+//! [`crate::stores`] holds it to what PostgreSQL does.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;

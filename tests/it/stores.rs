@@ -1,0 +1,133 @@
+//! The two stores that batches are committed to, held to the same rules: what the batcher is shown
+//! to do on the simulated one, it does on the real one.
+
+use std::time::Duration;
+
+use ticketboss::domain::{
+    Change, ChangeKind, Command, EventId, IdempotencyKey, KeyedRequest, Reservation, ReservationId,
+    Status,
+};
+use ticketboss::store::{Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Store};
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::support::simulated::Simulated;
+use crate::support::{TestDatabase, partner, reserve_as};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_stores_keep_the_same_rules() {
+    let event = EventId::parse("hot").expect("a slug");
+    store_rules(&Simulated::with_seats(&event, 10), &event).await;
+
+    let database = TestDatabase::create().await;
+    database.insert_event("hot", 10).await;
+    let limits = ConnectionLimits { writes: 2, reads: 1 };
+    let options = database.options.clone();
+    let store = PostgresStore::new(options, limits, TIMEOUT, Handle::current());
+    store_rules(&store, &event).await;
+    database.audit().await;
+}
+
+async fn store_rules<S: Store>(store: &S, event: &EventId) {
+    let until = Instant::now() + TIMEOUT;
+    let committed = |commit: Result<Commit, CommitError>| match commit {
+        Ok(Commit::Committed(counters)) => {
+            (counters.version, counters.available_seats, counters.reservation_count)
+        }
+        other => panic!("not committed: {other:?}"),
+    };
+    let missing = EventId::parse("missing").expect("a slug");
+    assert!(store.snapshot(&missing, &[], until).await.expect("it answers").is_none());
+
+    let first = insert(event, 0, 3, Some("order-1"));
+    assert_eq!(committed(store.commit(&first, until).await), (1, 7, 1));
+    assert_eq!(store.batch_at(event, 1, until).await.expect("it answers"), Some(first.id));
+    assert_eq!(store.batch_at(event, 2, until).await.expect("it answers"), None);
+
+    // Sent again, it matches nothing.
+    let again = store.commit(&first, until).await;
+    assert!(matches!(again, Ok(Commit::VersionMoved)), "{again:?}");
+    // More than is left matches nothing, either.
+    let mut too_many = insert(event, 1, 8, None);
+    too_many.net_seats = 8;
+    let refused = store.commit(&too_many, until).await;
+    assert!(matches!(refused, Ok(Commit::VersionMoved)), "{refused:?}");
+    // A key that is taken fails all of it.
+    let taken = store.commit(&insert(event, 1, 1, Some("order-1")), until).await;
+    assert!(matches!(taken, Err(CommitError::KeyTaken)), "{taken:?}");
+    store.fence(event, until).await.expect("it answers");
+
+    // What is named is found, by id and by key.
+    let Change::Insert(made) = &first.changes[0] else { panic!("it inserts") };
+    let cancel = Command::Cancel(made.id);
+    let retry = reserve_as("abc-corp", 3, Some("order-1"));
+    for command in [&cancel, &retry] {
+        let snapshot = store.snapshot(event, &[command], until).await.expect("it answers");
+        let snapshot = snapshot.expect("the event is there");
+        let counters = (snapshot.event.version, snapshot.event.available_seats);
+        assert_eq!(counters, (1, 7));
+        let decision =
+            ticketboss::domain::decide(&snapshot.event, &snapshot.named, snapshot.now, &[command]);
+        let verdict = format!("{:?}", decision.verdicts[0]);
+        assert!(verdict.starts_with("Accepted"), "{verdict}");
+    }
+
+    // A row that is not at its previous version fails the statement, seats and all.
+    let stale = store.commit(&cancel_of(made, event, 1, 7), until).await;
+    assert!(matches!(stale, Err(CommitError::BadRow(_))), "{stale:?}");
+    assert_eq!(committed(store.commit(&cancel_of(made, event, 1, 1), until).await), (2, 10, 0));
+    // The same cancel from another replica, based on the same state.
+    let twice = store.commit(&cancel_of(made, event, 1, 1), until).await;
+    assert!(matches!(twice, Ok(Commit::VersionMoved)), "{twice:?}");
+}
+
+fn batch(event: &EventId, base_version: i64, net_seats: i32, change: Change) -> Batch {
+    Batch {
+        id: Uuid::now_v7(),
+        event_id: event.clone(),
+        base_version,
+        net_seats,
+        net_confirmed: net_seats.signum().into(),
+        at: OffsetDateTime::UNIX_EPOCH,
+        changes: vec![change],
+    }
+}
+
+fn insert(event: &EventId, base_version: i64, seats: i32, key: Option<&str>) -> Batch {
+    let keyed = key.map(|key| KeyedRequest {
+        key: IdempotencyKey::parse(key).expect("a key"),
+        fingerprint: format!("seats={seats}").into(),
+    });
+    let change = Change::Insert(Reservation {
+        id: ReservationId(Uuid::now_v7()),
+        event_id: event.clone(),
+        partner_id: partner("abc-corp"),
+        seats,
+        status: Status::Confirmed,
+        version: base_version + 1,
+        created_at: OffsetDateTime::UNIX_EPOCH,
+        keyed,
+    });
+    batch(event, base_version, seats, change)
+}
+
+fn cancel_of(
+    made: &Reservation,
+    event: &EventId,
+    base_version: i64,
+    previous_version: i64,
+) -> Batch {
+    let change = Change::Alter {
+        kind: ChangeKind::Cancelled,
+        id: made.id,
+        partner_id: made.partner_id.clone(),
+        seats: made.seats,
+        status: Status::Cancelled,
+        previous_version,
+    };
+    batch(event, base_version, -made.seats, change)
+}

@@ -2,7 +2,7 @@
 
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: run test lint prepare prepare-check set-up set-up-tests help
+.PHONY: run test bench bench-quick lint prepare prepare-check set-up set-up-tests help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -12,6 +12,12 @@ run: $(if $(DATABASE_URL),,set-up) ## Serve on 127.0.0.1:5000, with a private Po
 
 test: set-up-tests ## Run every test, against a throwaway PostgreSQL
 	cargo test --locked
+
+bench: set-up ## Measure everything, and write it into docs/performance.md; 25 minutes
+	cargo bench --locked --bench hot_event -- --write
+
+bench-quick: set-up ## Measure the most important things, and only print them; 3 minutes
+	cargo bench --locked --bench hot_event -- --quick
 
 lint: set-up ## Clippy with warnings denied, and the licences and sources of all dependencies
 	cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -11,7 +11,8 @@ use crate::domain::{Change, ChangeKind, EventId};
 /// exists, or the other way round.
 ///
 /// The update comes first, and everything else selects from what it returned: where the guard does
-/// not match, nothing is written. Each changed reservation must still be at its previous version;
+/// not match, nothing is written. The arrays are unnested side by side in a select list, which
+/// PostgreSQL streams; in a from clause it would store each of them first. Each changed reservation must still be at its previous version;
 /// one that is not leaves `change_count` short, and the journal's check fails the whole statement.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub(super) async fn commit(
@@ -34,15 +35,16 @@ pub(super) async fn commit(
             select row.id, $5, moved.version, row.seats, $2, row.partner_id, 'confirmed',
                    row.idempotency_key, row.request_fingerprint
               from moved,
-                   unnest($8::uuid[], $9::text[], $10::integer[], $11::text[], $12::text[])
-                       as row (id, partner_id, seats, idempotency_key, request_fingerprint)
+                   (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,
+                           unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,
+                           unnest($12::text[]) as request_fingerprint) as row
             returning 1
         ), altered as (
             update reservations
                set status = row.status, version = moved.version
               from moved,
-                   unnest($14::uuid[], $17::text[], $18::bigint[])
-                       as row (id, status, previous_version)
+                   (select unnest($14::uuid[]) as id, unnest($17::text[]) as status,
+                           unnest($18::bigint[]) as previous_version) as row
              where reservations.event_id = $2
                and reservations.id = row.id
                and reservations.version = row.previous_version
@@ -172,6 +174,11 @@ impl<'a> Rows<'a> {
                     rows.previous_versions.push(*previous_version);
                 }
             }
+        }
+        // Arrays that are shorter than the others go on with nulls.
+        if rows.idempotency_keys.iter().all(Option::is_none) {
+            rows.idempotency_keys.clear();
+            rows.request_fingerprints.clear();
         }
         rows
     }

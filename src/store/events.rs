@@ -38,7 +38,7 @@ pub(super) async fn ensure_event(
     sqlx::query!(
         "-- ensure_event
         insert into events (id, name, initial_seats, total_seats, available_seats)
-        values ($1, $2, $3, $3, $3)
+        values ($1::text, $2::text, $3, $3, $3)
             on conflict (id) do nothing",
         id.as_str(),
         name,

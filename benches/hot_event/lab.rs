@@ -1,0 +1,351 @@
+//! What a measurement runs on: one throwaway PostgreSQL, databases in it, and server processes.
+//!
+//! Everything started here ends with this process, however that ends.
+
+use std::io::{self, BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum as _;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use ticketboss::domain::{Change, EventId, PartnerId, Reservation, ReservationId, Status};
+use ticketboss::postgres::ThrowawayPostgres;
+use ticketboss::store::{Batch, Commit, ConnectionLimits, PostgresStore, Store as _, schema};
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+use crate::contenders::Way;
+use crate::load::{Plan, Tally};
+
+/// As many as an event may have.
+pub const SEATS: i32 = 10_000_000;
+const START_MAX: Duration = Duration::from_secs(60);
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+const AUDIT: &str = include_str!("../../tests/audit.sql");
+
+pub struct Lab {
+    postgres: ThrowawayPostgres,
+    runtime: Runtime,
+    databases: AtomicU64,
+}
+
+impl Lab {
+    pub fn open() -> Self {
+        let bin_dir = ticketboss::config::Database::bin_dir();
+        let postgres = ThrowawayPostgres::start(bin_dir.as_deref()).expect("PostgreSQL starts");
+        let runtime = Runtime::new().expect("a runtime starts");
+        Self { postgres, runtime, databases: AtomicU64::new(0) }
+    }
+
+    /// A new database with the schema in it.
+    pub fn database(&self) -> Database<'_> {
+        let server = self.postgres.address().url();
+        let name = format!("bench_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let (start, end) = server.split_at(server.rfind('/').expect("a URL"));
+        let options = end.split_once('?').map_or("", |(_, options)| options);
+        let url = format!("{start}/{name}?{options}");
+        let options: PgConnectOptions = url.parse().expect("a URL");
+        self.runtime.block_on(async {
+            self.execute(format!("create database {name}")).await;
+            schema::migrate(&options).await.expect("migrations apply");
+        });
+        Database { lab: self, name, options, url }
+    }
+
+    pub fn version(&self) -> String {
+        self.runtime
+            .block_on(async {
+                let mut connection = PgConnection::connect(&self.postgres.address().url())
+                    .await
+                    .expect("PostgreSQL is up");
+                sqlx::query_scalar("show server_version").fetch_one(&mut connection).await
+            })
+            .expect("a setting can be shown")
+    }
+
+    async fn execute(&self, statement: String) {
+        let mut connection = self.connect().await;
+        let statement = AssertSqlSafe(statement);
+        sqlx::query(statement).execute(&mut connection).await.expect("the statement works");
+    }
+
+    async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.postgres.address().url()).await.expect("PostgreSQL is up")
+    }
+
+    /// What PostgreSQL's own tool says of a flush here.
+    pub fn flush_time(&self) -> Option<String> {
+        let file = std::env::temp_dir().join(format!("ticketboss-flush-{}", Uuid::new_v4()));
+        let output = Command::new(self.postgres.binary("pg_test_fsync"))
+            .args(["-s", "1", "-f"])
+            .arg(&file)
+            .output();
+        // Best effort: the tool removes it, unless it failed.
+        let _ = std::fs::remove_file(file);
+        let output = String::from_utf8(output.ok()?.stdout).ok()?;
+        let line = output.lines().find_map(|line| line.trim().strip_prefix("fdatasync "))?;
+        Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// A database of the lab's. Goes when this is dropped.
+pub struct Database<'a> {
+    lab: &'a Lab,
+    name: String,
+    options: PgConnectOptions,
+    url: String,
+}
+
+impl Database<'_> {
+    /// Makes this many events with new names.
+    pub fn events(&self, count: usize, seats: i32) -> Vec<String> {
+        let run = Uuid::new_v4().simple();
+        let ids: Vec<String> = (0..count).map(|number| format!("e-{run}-{number}")).collect();
+        self.lab.runtime.block_on(async {
+            sqlx::query(
+                "insert into events (id, name, initial_seats, total_seats, available_seats)
+                 select id, id, $2, $2, $2 from unnest($1) as id",
+            )
+            .bind(&ids)
+            .bind(seats)
+            .execute(&mut self.connect().await)
+            .await
+            .expect("events can be made");
+        });
+        ids
+    }
+
+    /// Compares the events with what their callers were told: the seats that are gone are those of
+    /// the active reservations, and these are as many as were acknowledged and not cancelled.
+    pub fn check(&self, events: &[String], before: u64, tally: &Tally) -> Result<(), String> {
+        let told = before + tally.booked - tally.cancelled;
+        let (gone, counted, active): (i64, i64, i64) = self.lab.runtime.block_on(async {
+            sqlx::query_as(
+                "select sum(total_seats - available_seats)::bigint,
+                        sum(reservation_count)::bigint,
+                        (select count(*) from reservations
+                          where event_id = any ($1) and status = 'confirmed')
+                   from events where id = any ($1)",
+            )
+            .bind(events)
+            .fetch_one(&mut self.connect().await)
+            .await
+            .expect("the database answers")
+        });
+        let told = i64::try_from(told).expect("few enough");
+        if (gone, counted, active) == (told, told, told) && tally.failed.is_empty() {
+            return Ok(());
+        }
+        let failed = &tally.failed;
+        Err(format!(
+            "{told} booked by the answers, {active} rows, {counted} counted, {gone} seats gone; \
+             failed by status: {failed:?}"
+        ))
+    }
+
+    /// All invariants, from the tables alone.
+    pub fn audit(&self) -> Vec<String> {
+        self.lab.runtime.block_on(async {
+            sqlx::query_scalar(AUDIT)
+                .fetch_all(&mut self.connect().await)
+                .await
+                .expect("the audit runs")
+        })
+    }
+
+    /// The real binary on this database.
+    pub fn service(&self) -> Server {
+        Server::start(Path::new(env!("CARGO_BIN_EXE_ticketboss")), &[], &self.url)
+    }
+
+    pub fn contender(&self, way: Way) -> Server {
+        let way = way.to_possible_value().expect("none is skipped");
+        let program = std::env::current_exe().expect("this program has a path");
+        Server::start(&program, &["contender", way.get_name()], &self.url)
+    }
+
+    /// Rows per second that the service's own statement writes, from one connection, in batches of
+    /// this size.
+    pub fn statement(&self, size: usize, measured: Duration) -> f64 {
+        let event = self.events(1, SEATS).remove(0);
+        let start = Instant::now();
+        let mut rows = 0;
+        self.commits(&event, size, |made| {
+            rows = made;
+            start.elapsed() < measured
+        });
+        f64::from(rows) / start.elapsed().as_secs_f64()
+    }
+
+    /// Books this many seats of the event, through the service's own statement.
+    pub fn fill(&self, event: &str, count: i32) {
+        const FILL_BATCH: i32 = 500;
+        let size = usize::try_from(count.min(FILL_BATCH)).expect("not negative");
+        self.commits(event, size, |made| made < count);
+        self.lab.runtime.block_on(async {
+            let mut connection = self.connect().await;
+            for settle in ["vacuum analyze", "checkpoint"] {
+                sqlx::query(settle).execute(&mut connection).await.expect("housekeeping works");
+            }
+        });
+    }
+
+    fn commits(&self, event: &str, size: usize, mut more: impl FnMut(i32) -> bool) {
+        let limits = ConnectionLimits { writes: 1, reads: 1 };
+        let runtime = self.lab.runtime.handle().clone();
+        let store = PostgresStore::new(self.options.clone(), limits, STATEMENT_MAX, runtime);
+        let event_id = EventId::parse(event).expect("a slug");
+        self.lab.runtime.block_on(async {
+            let mut made = 0;
+            let mut version = 0;
+            while more(made) {
+                let batch = batch(&event_id, version, size);
+                let until = tokio::time::Instant::now() + STATEMENT_MAX;
+                let committed = store.commit(&batch, until).await.expect("the statement works");
+                assert!(matches!(committed, Commit::Committed(_)), "nobody else writes");
+                version += 1;
+                made += batch.net_seats;
+            }
+        });
+    }
+
+    async fn connect(&self) -> PgConnection {
+        self.options.connect().await.expect("PostgreSQL is up")
+    }
+}
+
+impl Drop for Database<'_> {
+    fn drop(&mut self) {
+        let drop = format!("drop database {} with (force)", self.name);
+        self.lab.runtime.block_on(self.lab.execute(drop));
+    }
+}
+
+fn batch(event_id: &EventId, base_version: i64, size: usize) -> Batch {
+    let at = std::time::SystemTime::now().into();
+    let booking = |number: usize| {
+        Change::Insert(Reservation {
+            id: ReservationId(Uuid::now_v7()),
+            event_id: event_id.clone(),
+            partner_id: PartnerId::parse(&format!("partner-{:03}", number % 1000)).expect("sane"),
+            seats: 1,
+            status: Status::Confirmed,
+            version: base_version + 1,
+            created_at: at,
+            keyed: None,
+        })
+    };
+    Batch {
+        id: Uuid::now_v7(),
+        event_id: event_id.clone(),
+        base_version,
+        net_seats: i32::try_from(size).expect("a small number"),
+        net_confirmed: i64::try_from(size).expect("a small number"),
+        at,
+        changes: (0..size).map(booking).collect(),
+    }
+}
+
+/// A server process, on a free port. Ends when this is dropped.
+pub struct Server {
+    shell: Child,
+    pid: u32,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    fn start(program: &Path, arguments: &[&str], database_url: &str) -> Self {
+        // The shell ends the server when the pipe to it closes, which the kernel sees to.
+        const SCRIPT: &str = r#""$@" </dev/null & echo $!; cat >/dev/null; kill $!; wait $!"#;
+        let mut shell = Command::new("/bin/sh")
+            .args(["-c", SCRIPT, "server"])
+            .arg(program)
+            .args(arguments)
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("DATABASE_URL", database_url)
+            .env("PORT", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a process can be started");
+        let mut pid = String::new();
+        let stdout = shell.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut pid).expect("the shell says the process id");
+        let pid = pid.trim().parse().expect("a process id");
+        let stderr = BufReader::new(shell.stderr.take().expect("it is piped"));
+        let (found, address) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let address = line
+                    .split_once("serving http://")
+                    .map(|(_, rest)| rest.split([';', ' ']).next().unwrap_or_default().to_owned());
+                match address {
+                    Some(address) => drop(found.send(address)),
+                    None if line.contains("ERROR") || line.contains("WARN") => eprintln!("{line}"),
+                    None => {}
+                }
+            }
+        });
+        let address = address.recv_timeout(START_MAX).expect("the server starts");
+        Self { shell, pid, address: address.parse().expect("an address") }
+    }
+
+    /// Resident memory in bytes; `None` where there is no `/proc`.
+    fn resident(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    }
+
+    /// The most memory that is resident while `work` is done.
+    pub fn resident_during<T>(&self, work: impl FnOnce() -> T) -> (Option<u64>, T) {
+        const LOOK_EVERY: Duration = Duration::from_millis(50);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut most = None;
+                while !done.load(Ordering::Relaxed) {
+                    most = most.max(self.resident());
+                    thread::sleep(LOOK_EVERY);
+                }
+                most
+            });
+            let worked = work();
+            done.store(true, Ordering::Relaxed);
+            (looking.join().expect("looking does not panic"), worked)
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        // It ends by itself; waiting only keeps the order.
+        let _ = self.shell.wait();
+    }
+}
+
+/// Runs a plan in a process of its own.
+pub fn run(plan: &Plan) -> io::Result<Tally> {
+    let mut load = Command::new(std::env::current_exe()?)
+        .arg("load")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdin = load.stdin.take().expect("it is piped");
+    serde_json::to_writer(stdin, plan).map_err(io::Error::other)?;
+    let output = load.wait_with_output()?;
+    if !output.status.success() {
+        return Err(io::Error::other("the load generator failed"));
+    }
+    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+}

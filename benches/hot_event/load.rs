@@ -1,0 +1,473 @@
+//! The load: a process of its own that keeps a number of connections busy and counts the answers.
+//!
+//! Written here because no generator that is packaged can do all of it: books and cancels in one
+//! mix, offers a fixed rate without hiding the waiting of requests that could not be sent in time
+//! ("coordinated omission"), and tells apart what was booked, refused and failed. One thread with
+//! one event loop drives all its connections, so that it takes little from the machine that it
+//! shares with what it measures.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
+
+/// How long answers may take once nothing more is sent.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+/// Between two looks at the schedule of an open loop, at least.
+const TICK: Duration = Duration::from_micros(100);
+const PARTNERS: u32 = 1_000;
+const WAKE: Token = Token(usize::MAX);
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+/// What to send, from where, and for how long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// Connections are dealt out to them in turn.
+    pub addresses: Vec<SocketAddr>,
+    pub connections: usize,
+    /// Opened besides, used once, and left alone.
+    pub idle_connections: usize,
+    pub threads: usize,
+    pub warm_up: Duration,
+    /// Answers that arrive in this time after the warm-up are counted.
+    pub measured: Duration,
+    /// Requests per second, whatever the answers do. Without it, each connection sends its next
+    /// request when the last one is answered.
+    pub rate: Option<f64>,
+    pub calls: Calls,
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Calls {
+    Get {
+        path: String,
+    },
+    /// Books one seat. The event is drawn for each request: uniformly, or by Zipf's law with this
+    /// exponent.
+    Reserve {
+        events: Vec<String>,
+        zipf: Option<f64>,
+        keyed: bool,
+    },
+    /// Books one seat, or, in this share of the calls, cancels what the connection booked before.
+    ReserveAndCancel {
+        event: String,
+        cancelled: f64,
+    },
+}
+
+/// What came back. Counts without a further word are of the measured time.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    pub seconds: f64,
+    /// Answers 2xx, by address.
+    pub accepted: Vec<u64>,
+    /// Answers 409.
+    pub refused: u64,
+    /// All other answers of the whole run, by status.
+    pub failed: BTreeMap<u16, u64>,
+    /// Answers 201 and 204 of the whole run.
+    pub booked: u64,
+    pub cancelled: u64,
+    pub latency: Latency,
+}
+
+/// In microseconds. Of an open loop, from the moment at which the request was due.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Latency {
+    pub p50: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
+}
+
+/// Reads a plan from the standard input, runs it, and writes the tally to the standard output.
+pub fn main() -> io::Result<()> {
+    let plan: Plan = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
+    let mut total = Totals::new(plan.addresses.len());
+    let idle = idle(&plan)?;
+    thread::scope(|scope| -> io::Result<()> {
+        let loops: Vec<_> = (0..plan.threads)
+            .map(|number| {
+                let plan = &plan;
+                scope.spawn(move || Generator::new(plan, number)?.run())
+            })
+            .collect();
+        for each in loops {
+            total.add(&each.join().expect("an event loop does not panic")?);
+        }
+        Ok(())
+    })?;
+    drop(idle);
+    serde_json::to_writer(io::stdout(), &total.tally(plan.measured)).map_err(io::Error::other)
+}
+
+/// Opens connections that ask for one thing and then stay open.
+fn idle(plan: &Plan) -> io::Result<Vec<std::net::TcpStream>> {
+    let addresses = plan.addresses.iter().cycle();
+    let open = addresses.take(plan.idle_connections).map(|address| {
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+        let mut answer = [0; 1024];
+        let read = stream.read(&mut answer)?;
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "the service is alive");
+        Ok(stream)
+    });
+    open.collect()
+}
+
+/// The counts of one event loop, or of all.
+struct Totals {
+    tally: Tally,
+    latency: Histogram<u64>,
+}
+
+impl Totals {
+    fn new(addresses: usize) -> Self {
+        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("sane bounds");
+        Self { tally: Tally { accepted: vec![0; addresses], ..Tally::default() }, latency }
+    }
+
+    fn add(&mut self, other: &Self) {
+        let (sum, more) = (&mut self.tally, &other.tally);
+        for (sum, more) in sum.accepted.iter_mut().zip(&more.accepted) {
+            *sum += more;
+        }
+        for (status, count) in &more.failed {
+            *sum.failed.entry(*status).or_default() += count;
+        }
+        sum.refused += more.refused;
+        sum.booked += more.booked;
+        sum.cancelled += more.cancelled;
+        self.latency.add(&other.latency).expect("the same bounds");
+    }
+
+    fn tally(self, measured: Duration) -> Tally {
+        let at = |quantile| self.latency.value_at_quantile(quantile);
+        let latency =
+            Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: self.latency.max() };
+        Tally { seconds: measured.as_secs_f64(), latency, ..self.tally }
+    }
+
+    fn record(&mut self, latency: Duration) {
+        let us = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_MAX_US);
+        self.latency.record(us.clamp(1, LATENCY_MAX_US)).expect("it is within the bounds");
+    }
+}
+
+/// One thread's share of the plan.
+struct Generator<'a> {
+    plan: &'a Plan,
+    number: usize,
+    poll: Poll,
+    connections: Vec<Connection>,
+    random: SmallRng,
+    /// How likely the event drawn is among the first, cumulatively; empty if all are alike.
+    likelihood: Vec<f64>,
+    keys: u64,
+    totals: Totals,
+    schedule: Option<Schedule>,
+}
+
+/// Of an open loop.
+struct Schedule {
+    period: Duration,
+    next: Instant,
+    /// Due and waiting for a connection.
+    due: VecDeque<Instant>,
+    free: Vec<usize>,
+}
+
+struct Connection {
+    address: usize,
+    stream: TcpStream,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+    /// Since when the answer is waited for; `None` while there is nothing to wait for.
+    since: Option<Instant>,
+    /// The paths of what it booked.
+    made: Vec<String>,
+}
+
+impl<'a> Generator<'a> {
+    fn new(plan: &'a Plan, number: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mine = (0..plan.connections).filter(|index| index % plan.threads == number);
+        let connections: io::Result<Vec<Connection>> = mine
+            .enumerate()
+            .map(|(token, index)| {
+                let address = index % plan.addresses.len();
+                let stream = std::net::TcpStream::connect(plan.addresses[address])?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+                let mut stream = TcpStream::from_std(stream);
+                poll.registry().register(&mut stream, Token(token), Interest::READABLE)?;
+                let (request, answer) = (Vec::with_capacity(1024), Vec::with_capacity(4096));
+                Ok(Connection { address, stream, request, answer, since: None, made: Vec::new() })
+            })
+            .collect();
+        let likelihood = match &plan.calls {
+            Calls::Reserve { events, zipf: Some(exponent), .. } => zipf(events.len(), *exponent),
+            Calls::Reserve { zipf: None, .. }
+            | Calls::Get { .. }
+            | Calls::ReserveAndCancel { .. } => Vec::new(),
+        };
+        Ok(Self {
+            plan,
+            number,
+            poll,
+            connections: connections?,
+            random: SmallRng::seed_from_u64(plan.seed + number as u64),
+            likelihood,
+            keys: 0,
+            totals: Totals::new(plan.addresses.len()),
+            schedule: None,
+        })
+    }
+
+    fn run(mut self) -> io::Result<Totals> {
+        let begin = Instant::now();
+        let from = begin + self.plan.warm_up;
+        let until = from + self.plan.measured;
+        let mut ticker = None;
+        if let Some(rate) = self.plan.rate {
+            let period = Duration::from_secs_f64(self.plan.threads as f64 / rate);
+            let free = (0..self.connections.len()).collect();
+            self.schedule = Some(Schedule { period, next: begin, due: VecDeque::new(), free });
+            ticker = Some(Ticker::start(&self.poll)?);
+        } else {
+            for token in 0..self.connections.len() {
+                self.send(token, begin)?;
+            }
+        }
+        let mut events = Events::with_capacity(1024);
+        let mut waiting = !self.connections.is_empty();
+        while Instant::now() < until || waiting {
+            let timeout = until.saturating_duration_since(Instant::now());
+            self.poll.poll(&mut events, Some(timeout.max(Duration::from_millis(20))))?;
+            let now = Instant::now();
+            for event in &events {
+                if event.token() != WAKE {
+                    self.receive(event.token().0, from..until)?;
+                }
+            }
+            self.send_due(now, until)?;
+            waiting = self.connections.iter().any(|connection| connection.since.is_some());
+            if now > until + DRAIN_MAX {
+                return Err(io::Error::other("some requests were never answered"));
+            }
+        }
+        drop(ticker);
+        if let Some(schedule) = &self.schedule {
+            // What was due and never sent has waited, too.
+            for due in &schedule.due {
+                self.totals.record(until.saturating_duration_since(*due));
+            }
+        }
+        Ok(self.totals)
+    }
+
+    /// Sends what the schedule wants to have been sent by now, as far as connections are free.
+    fn send_due(&mut self, now: Instant, until: Instant) -> io::Result<()> {
+        let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
+        if now < until {
+            while schedule.next <= now {
+                schedule.due.push_back(schedule.next);
+                schedule.next += schedule.period;
+            }
+            while let Some(token) = schedule.free.pop() {
+                let Some(due) = schedule.due.pop_front() else {
+                    schedule.free.push(token);
+                    break;
+                };
+                self.send(token, due)?;
+            }
+        }
+        self.schedule = Some(schedule);
+        Ok(())
+    }
+
+    fn send(&mut self, token: usize, since: Instant) -> io::Result<()> {
+        self.write_request(token);
+        let connection = &mut self.connections[token];
+        let sent = connection.stream.write(&connection.request)?;
+        assert_eq!(sent, connection.request.len(), "a request fits into an empty socket");
+        connection.since = Some(since);
+        Ok(())
+    }
+
+    fn write_request(&mut self, token: usize) {
+        let partner = self.random.random_range(0..PARTNERS);
+        let connection = &mut self.connections[token];
+        let request = &mut connection.request;
+        request.clear();
+        let (event, keyed) = match &self.plan.calls {
+            Calls::Get { path } => {
+                write!(request, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                    .expect("memory takes it");
+                return;
+            }
+            Calls::ReserveAndCancel { event, cancelled } => {
+                if self.random.random_bool(*cancelled)
+                    && let Some(path) = connection.made.pop()
+                {
+                    write!(request, "DELETE {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                        .expect("memory takes it");
+                    return;
+                }
+                (event, false)
+            }
+            Calls::Reserve { events, keyed, .. } => {
+                let drawn = if self.likelihood.is_empty() {
+                    self.random.random_range(0..events.len())
+                } else {
+                    let drawn: f64 = self.random.random();
+                    self.likelihood.partition_point(|up_to| *up_to < drawn).min(events.len() - 1)
+                };
+                (&events[drawn], *keyed)
+            }
+        };
+        write!(request, "POST /events/{event}/reservations HTTP/1.1\r\nhost: localhost\r\n")
+            .expect("memory takes it");
+        if keyed {
+            self.keys += 1;
+            write!(request, "idempotency-key: {}-{}\r\n", self.number, self.keys)
+                .expect("memory takes it");
+        }
+        let length = r#"{"partnerId":"partner-000","seats":1}"#.len();
+        write!(
+            request,
+            "content-type: application/json\r\ncontent-length: {length}\r\n\r\n\
+             {{\"partnerId\":\"partner-{partner:03}\",\"seats\":1}}",
+        )
+        .expect("memory takes it");
+    }
+
+    /// Reads what is there, and once that is the whole answer, counts it and goes on.
+    fn receive(&mut self, token: usize, measured: Range<Instant>) -> io::Result<()> {
+        let connection = &mut self.connections[token];
+        let mut chunk = [0; 4096];
+        loop {
+            match connection.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::Error::other("the server closed a connection")),
+                Ok(read) => {
+                    connection.answer.extend_from_slice(&chunk[..read]);
+                    // The socket is empty now, and the next byte is a new event.
+                    if read < chunk.len() {
+                        break;
+                    }
+                }
+                Err(failure) if failure.kind() == ErrorKind::WouldBlock => break,
+                Err(failure) => return Err(failure),
+            }
+        }
+        let (Some(since), Some(answer)) = (connection.since, Answer::parse(&connection.answer)?)
+        else {
+            return Ok(());
+        };
+        connection.since = None;
+        let now = Instant::now();
+        let counts = measured.contains(&now);
+        let tally = &mut self.totals.tally;
+        match answer.status {
+            200..300 => tally.accepted[connection.address] += u64::from(counts),
+            409 => tally.refused += u64::from(counts),
+            status => *tally.failed.entry(status).or_default() += 1,
+        }
+        tally.booked += u64::from(answer.status == 201);
+        tally.cancelled += u64::from(answer.status == 204);
+        if let (Calls::ReserveAndCancel { .. }, Some(path)) = (&self.plan.calls, answer.location) {
+            connection.made.push(path.to_owned());
+        }
+        connection.answer.clear();
+        if counts {
+            self.totals.record(now.saturating_duration_since(since));
+        }
+        match &mut self.schedule {
+            Some(schedule) => schedule.free.push(token),
+            None if now < measured.end => self.send(token, now)?,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// What matters of an answer.
+struct Answer<'a> {
+    status: u16,
+    location: Option<&'a str>,
+}
+
+impl<'a> Answer<'a> {
+    /// `None` until all of it is there.
+    fn parse(bytes: &'a [u8]) -> io::Result<Option<Self>> {
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut parsed = httparse::Response::new(&mut headers);
+        let head = parsed.parse(bytes).map_err(io::Error::other)?;
+        let httparse::Status::Complete(head) = head else { return Ok(None) };
+        let mut length = None;
+        let mut location = None;
+        for header in parsed.headers {
+            let value = || str::from_utf8(header.value).map_err(io::Error::other);
+            if header.name.eq_ignore_ascii_case("content-length") {
+                length = Some(value()?.parse::<usize>().map_err(io::Error::other)?);
+            } else if header.name.eq_ignore_ascii_case("location") {
+                location = Some(value()?);
+            }
+        }
+        let status = parsed.code.expect("a parsed head has one");
+        let length = match (status, length) {
+            (204, _) => 0,
+            (_, Some(length)) => length,
+            (_, None) => return Err(io::Error::other("an answer without a length")),
+        };
+        Ok((bytes.len() >= head + length).then_some(Self { status, location }))
+    }
+}
+
+/// The cumulative distribution of ranks by Zipf's law.
+fn zipf(count: usize, exponent: f64) -> Vec<f64> {
+    let weights = (1..=count).map(|rank| (rank as f64).powf(-exponent));
+    let total: f64 = weights.clone().sum();
+    let mut sum = 0.0;
+    let cumulative = weights.map(|weight| {
+        sum += weight;
+        sum / total
+    });
+    cumulative.collect()
+}
+
+/// Wakes an event loop often enough for its schedule: the loop's own time-outs are in milliseconds.
+struct Ticker(Arc<AtomicBool>);
+
+impl Ticker {
+    fn start(poll: &Poll) -> io::Result<Self> {
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let ticker = Self(Arc::clone(&stopped));
+        thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) && waker.wake().is_ok() {
+                thread::sleep(TICK);
+            }
+        });
+        Ok(ticker)
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,95 @@
+//! The hot-event benchmark: the service, the usual ways to do the same, and the limits of the
+//! machine, side by side. `cargo bench --bench hot_event -- --help` says how to run it.
+
+use std::io;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use contenders::Way;
+use lab::Lab;
+use results::Results;
+use scenes::{Bench, Effort};
+
+mod chart;
+mod contenders;
+mod lab;
+mod load;
+mod report;
+mod results;
+mod scenes;
+mod targets;
+
+/// Measures the service on a throwaway PostgreSQL with its default durability.
+#[derive(Parser)]
+#[command(name = "hot_event", max_term_width = 100)]
+struct Arguments {
+    /// Less of everything, in under 3 minutes
+    #[arg(long)]
+    quick: bool,
+    /// The scenes to measure, from 1 to 8 [default: all]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8), value_delimiter = ',')]
+    scenes: Vec<u8>,
+    /// Measurements of each thing [default: 5; quick: 3]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Time of each measurement in seconds [default: 2; quick: 1]
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Writes docs/performance.md, its chart, and the table of the README anew
+    #[arg(long)]
+    write: bool,
+    /// What cargo says to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What this program is to itself.
+#[derive(Subcommand)]
+#[command(hide = true)]
+enum Role {
+    /// Runs a plan
+    #[command(hide = true)]
+    Load,
+    /// Serves in another way
+    #[command(hide = true)]
+    Contender { way: Way },
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.role {
+        Some(Role::Load) => load::main(),
+        Some(Role::Contender { way }) => {
+            let url = std::env::var("DATABASE_URL").map_err(io::Error::other)?;
+            contenders::main(way, url.parse().map_err(io::Error::other)?)
+        }
+        None => measure(&arguments),
+    }
+}
+
+fn measure(arguments: &Arguments) -> io::Result<()> {
+    let (rounds, seconds) = if arguments.quick { (3, 1.0) } else { (5, 2.0) };
+    let measured = Duration::from_secs_f64(arguments.seconds.unwrap_or(seconds));
+    let effort = Effort {
+        rounds: arguments.rounds.unwrap_or(rounds),
+        measured,
+        warm_up: measured / 4,
+        full: !arguments.quick,
+    };
+    let all: Vec<u8> = (1..=8).collect();
+    let scenes = if arguments.scenes.is_empty() { &all } else { &arguments.scenes };
+    let lab = Lab::open();
+    let mut bench = Bench { lab: &lab, effort, results: Results::default() };
+    bench.run(scenes);
+    let page = report::page(&lab, effort, &bench.results);
+    println!("{page}");
+    if bench.results.failed() {
+        return Err(io::Error::other("something that was measured failed; see above"));
+    }
+    if arguments.write {
+        report::write(&page, &bench.results)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,327 @@
+//! What is measured: eight scenes, each in rounds, with everything that is compared in each round.
+
+use std::time::Duration;
+
+use crate::contenders::Way;
+use crate::lab::{self, Database, Lab, SEATS, Server};
+use crate::load::{Calls, Plan, Tally};
+use crate::results::{Results, Sample};
+
+pub const OURS: &str = "TicketBoss";
+pub const KEYED: &str = "TicketBoss, with idempotency keys";
+pub const HEALTH: &str = "GET /health (the HTTP ceiling)";
+pub const VERSION_CHECK: &str = Way::VersionCheck.name();
+pub const VERSION_RETRY: &str = Way::VersionRetry.name();
+pub const FOR_UPDATE: &str = Way::ForUpdate.name();
+pub const ATOMIC: &str = Way::Atomic.name();
+pub const STATEMENT: &str = "PostgreSQL alone, our statement";
+pub const UNIFORM: &str = "1,000 events, uniform";
+pub const ZIPF: &str = "1,000 events, Zipf 1.0";
+pub const ONE_HOT: &str = "one replica, one event";
+pub const TWO_HOT: &str = "two replicas, one event";
+pub const ONE_MANY: &str = "one replica, 1,000 events";
+pub const TWO_MANY: &str = "two replicas, 1,000 events";
+pub const EMPTY: &str = "an empty event";
+pub const LARGE: &str = "1 million reservations there (quick: 100 thousand)";
+pub const IDLE: &str = "5,000 connections, all idle";
+pub const BUSY_64: &str = "5,000 connections, 64 busy";
+pub const ALONE_64: &str = "64 connections, all busy";
+
+const MANY_EVENTS: usize = 1_000;
+const OPEN_CONNECTIONS: usize = 5_000;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    pub rounds: usize,
+    pub measured: Duration,
+    pub warm_up: Duration,
+    /// Everything, or what everyday use needs.
+    pub full: bool,
+}
+
+pub struct Bench<'a> {
+    pub lab: &'a Lab,
+    pub effort: Effort,
+    pub results: Results,
+}
+
+/// Where a scene plays.
+struct Stage<'a> {
+    /// Before the database, so that it is gone first.
+    server: Server,
+    database: Database<'a>,
+}
+
+impl<'a> Stage<'a> {
+    fn of_service(lab: &'a Lab) -> Self {
+        let database = lab.database();
+        let server = database.service();
+        Self { server, database }
+    }
+}
+
+impl Bench<'_> {
+    pub fn run(&mut self, scenes: &[u8]) {
+        for scene in scenes {
+            eprintln!("scene {scene}");
+            match scene {
+                1 => self.hot_event(),
+                2 => self.sold_out(),
+                3 => self.summaries(),
+                4 => self.mixed(),
+                5 => self.many_events(),
+                6 => self.replicas(),
+                7 => self.growth(),
+                8 => self.open_connections(),
+                _ => unreachable!("the command line knows eight"),
+            }
+        }
+    }
+
+    fn hot_event(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        let contenders: Vec<(Way, Stage<'_>)> = Way::ALL
+            .iter()
+            .map(|way| {
+                let database = self.lab.database();
+                let server = database.contender(*way);
+                (*way, Stage { server, database })
+            })
+            .collect();
+        let all: &[usize] = if self.effort.full { &[1, 16, 64, 256, 1024] } else { &[1, 64, 256] };
+        let sizes: &[usize] = if self.effort.full { &[1, 8, 32, 128, 512] } else { &[128] };
+        for _round in 0..self.effort.rounds {
+            for connections in all {
+                self.health(&stage, 1, *connections);
+                self.hot(1, OURS, &stage.database, &[&stage.server], *connections, false);
+                if *connections > 64 && !self.effort.full {
+                    continue;
+                }
+                for (way, contender) in &contenders {
+                    let servers = [&contender.server];
+                    let database = &contender.database;
+                    self.hot(1, way.name(), database, &servers, *connections, false);
+                }
+            }
+            self.hot(1, KEYED, &stage.database, &[&stage.server], 64, true);
+            for size in sizes {
+                let per_second = stage.database.statement(*size, self.effort.measured);
+                let sample = Sample { per_second, ..Sample::default() };
+                self.results.add(1, STATEMENT, *size, Ok(sample));
+            }
+        }
+        let peak = all.iter().filter_map(|connections| self.results.rate(1, OURS, *connections));
+        let peak = peak.fold(0.0, f64::max);
+        for _round in 0..self.effort.rounds {
+            for percent in [25, 50, 80] {
+                let rate = peak * f64::from(percent) / 100.0;
+                let what = format!("open loop at {percent} % of the peak");
+                let events = stage.database.events(1, SEATS);
+                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+                let plan = Plan { rate: Some(rate), ..self.plan(&[&stage.server], 256, calls) };
+                self.measure(1, &what, &plan, Some((&stage.database, &events, 0)));
+            }
+        }
+        self.audit(1, &stage.database);
+    }
+
+    fn sold_out(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        let event = stage.database.events(1, 1);
+        stage.database.fill(&event[0], 1);
+        for _round in 0..self.effort.rounds {
+            for connections in [64, 256] {
+                self.health(&stage, 2, connections);
+                let calls = Calls::Reserve { events: event.clone(), zipf: None, keyed: false };
+                let plan = self.plan(&[&stage.server], connections, calls);
+                self.measure(2, OURS, &plan, Some((&stage.database, &event, 1)));
+            }
+        }
+        self.audit(2, &stage.database);
+    }
+
+    fn summaries(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        let event = stage.database.events(1, SEATS).remove(0);
+        for _round in 0..self.effort.rounds {
+            for connections in [64, 256] {
+                self.health(&stage, 3, connections);
+                let calls = Calls::Get { path: format!("/events/{event}") };
+                let plan = self.plan(&[&stage.server], connections, calls);
+                self.measure(3, OURS, &plan, None);
+            }
+        }
+        self.audit(3, &stage.database);
+    }
+
+    fn mixed(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        for _round in 0..self.effort.rounds {
+            for connections in [64, 256] {
+                let events = stage.database.events(1, SEATS);
+                let calls = Calls::ReserveAndCancel { event: events[0].clone(), cancelled: 0.3 };
+                let plan = self.plan(&[&stage.server], connections, calls);
+                self.measure(4, OURS, &plan, Some((&stage.database, &events, 0)));
+            }
+        }
+        self.audit(4, &stage.database);
+    }
+
+    fn many_events(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        for _round in 0..self.effort.rounds {
+            for (what, zipf) in [(UNIFORM, None), (ZIPF, Some(1.0))] {
+                for connections in [64, 256] {
+                    let events = stage.database.events(MANY_EVENTS, SEATS);
+                    let calls = Calls::Reserve { events: events.clone(), zipf, keyed: false };
+                    let plan = self.plan(&[&stage.server], connections, calls);
+                    self.measure(5, what, &plan, Some((&stage.database, &events, 0)));
+                }
+            }
+        }
+        self.audit(5, &stage.database);
+    }
+
+    fn replicas(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        let other = stage.database.service();
+        for _round in 0..self.effort.rounds {
+            let one: &[&Server] = &[&stage.server];
+            let two = &[&stage.server, &other];
+            self.hot(6, ONE_HOT, &stage.database, one, 64, false);
+            self.hot(6, TWO_HOT, &stage.database, two, 64, false);
+            for (what, servers) in [(ONE_MANY, one), (TWO_MANY, two)] {
+                let events = stage.database.events(MANY_EVENTS, SEATS);
+                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+                let plan = self.plan(servers, 64, calls);
+                self.measure(6, what, &plan, Some((&stage.database, &events, 0)));
+            }
+        }
+        self.audit(6, &stage.database);
+    }
+
+    fn growth(&mut self) {
+        let filled = |count: i32| {
+            let stage = Stage::of_service(self.lab);
+            let events = stage.database.events(1, SEATS);
+            stage.database.fill(&events[0], count);
+            (stage, events, count)
+        };
+        let large = if self.effort.full { 1_000_000 } else { 100_000 };
+        let mut stages = vec![(LARGE, filled(large))];
+        for _round in 0..self.effort.rounds {
+            // The small ones anew in each round, since the last one filled them.
+            stages.truncate(1);
+            stages.push((EMPTY, filled(0)));
+            if self.effort.full {
+                stages.push(("100 thousand reservations there", filled(100_000)));
+            }
+            for (what, (stage, events, there)) in &mut stages {
+                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+                let plan = self.plan(&[&stage.server], 64, calls);
+                let before = u64::try_from(*there).expect("a count");
+                let tally = self.measure(7, what, &plan, Some((&stage.database, events, before)));
+                *there += i32::try_from(tally.map_or(0, |tally| tally.booked)).expect("few");
+            }
+        }
+        for (_, (stage, ..)) in &stages {
+            self.audit(7, &stage.database);
+        }
+    }
+
+    fn open_connections(&mut self) {
+        for _round in 0..self.effort.rounds {
+            let stage = Stage::of_service(self.lab);
+            let nothing = Calls::Get { path: "/health".into() };
+            let plan = Plan {
+                idle_connections: OPEN_CONNECTIONS,
+                ..self.plan(&[&stage.server], 0, nothing)
+            };
+            let (resident, ran) = stage.server.resident_during(|| lab::run(&plan));
+            let idle = ran.map(|_| Sample { resident, ..Sample::default() });
+            self.results.add(8, IDLE, 0, idle.map_err(|failure| failure.to_string()));
+
+            for (what, idle_connections) in [(ALONE_64, 0), (BUSY_64, OPEN_CONNECTIONS - 64)] {
+                let events = stage.database.events(1, SEATS);
+                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+                let plan = Plan { idle_connections, ..self.plan(&[&stage.server], 64, calls) };
+                let (resident, tally) = stage
+                    .server
+                    .resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
+                let sample = tally.map(|tally| Sample { resident, ..Sample::of(&tally) });
+                self.results.add(8, what, 64, sample);
+            }
+            self.audit(8, &stage.database);
+        }
+    }
+
+    fn health(&mut self, stage: &Stage<'_>, scene: u8, connections: usize) {
+        let calls = Calls::Get { path: "/health".into() };
+        let plan = self.plan(&[&stage.server], connections, calls);
+        self.measure(scene, HEALTH, &plan, None);
+    }
+
+    /// A new event that everybody books.
+    fn hot(
+        &mut self,
+        scene: u8,
+        what: &str,
+        database: &Database<'_>,
+        servers: &[&Server],
+        connections: usize,
+        keyed: bool,
+    ) {
+        let events = database.events(1, SEATS);
+        let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed };
+        let plan = self.plan(servers, connections, calls);
+        self.measure(scene, what, &plan, Some((database, &events, 0)));
+    }
+
+    fn plan(&self, servers: &[&Server], connections: usize, calls: Calls) -> Plan {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Plan {
+            addresses: servers.iter().map(|server| server.address).collect(),
+            connections,
+            idle_connections: 0,
+            threads: (cores / 2).clamp(1, connections.max(1)),
+            warm_up: self.effort.warm_up,
+            measured: self.effort.measured,
+            rate: None,
+            calls,
+            seed: 1,
+        }
+    }
+
+    fn measure(
+        &mut self,
+        scene: u8,
+        what: &str,
+        plan: &Plan,
+        to_check: Option<(&Database<'_>, &[String], u64)>,
+    ) -> Option<Tally> {
+        let tally = checked(plan, to_check);
+        let sample = tally.as_ref().map(Sample::of).map_err(Clone::clone);
+        self.results.add(scene, what, plan.connections, sample);
+        tally.ok()
+    }
+
+    fn audit(&mut self, scene: u8, database: &Database<'_>) {
+        let problems = database.audit();
+        if !problems.is_empty() {
+            self.results.add(scene, "audit", 0, Err(problems.join("\n")));
+        }
+    }
+}
+
+/// Runs a plan, and compares what the database has with what the answers said.
+fn checked(
+    plan: &Plan,
+    to_check: Option<(&Database<'_>, &[String], u64)>,
+) -> Result<Tally, String> {
+    let tally = lab::run(plan).map_err(|failure| failure.to_string())?;
+    if let Some((database, events, before)) = to_check {
+        database.check(events, before, &tally)?;
+    }
+    Ok(tally)
+}

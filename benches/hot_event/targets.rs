@@ -1,0 +1,140 @@
+//! Where the service should get, as ratios within one run.
+
+use crate::results::{Results, Sample, Spread};
+use crate::scenes::{
+    ALONE_64, ATOMIC, BUSY_64, EMPTY, FOR_UPDATE, HEALTH, IDLE, LARGE, ONE_HOT, OURS, STATEMENT,
+    TWO_HOT, VERSION_CHECK, VERSION_RETRY,
+};
+
+/// Something to reach.
+pub struct Target {
+    pub what: &'static str,
+    pub at_least: f64,
+    pub reach: f64,
+    /// Printed behind each number.
+    pub unit: &'static str,
+    less_is_better: bool,
+    /// `None` if the scene was not played, or something in it failed.
+    pub measured: Option<Spread>,
+}
+
+impl Target {
+    fn more(what: &'static str, at_least: f64, reach: f64, measured: Option<Spread>) -> Self {
+        Self { what, at_least, reach, unit: "", less_is_better: false, measured }
+    }
+
+    fn less(what: &'static str, at_most: f64, reach: f64, measured: Option<Spread>) -> Self {
+        Self { less_is_better: true, ..Self::more(what, at_most, reach, measured) }
+    }
+
+    fn in_unit(self, unit: &'static str) -> Self {
+        Self { unit, ..self }
+    }
+
+    /// Whether a value is as good as `bound`, or better.
+    pub fn meets(&self, value: f64, bound: f64) -> bool {
+        if self.less_is_better { value <= bound } else { value >= bound }
+    }
+}
+
+pub fn of(results: &Results) -> Vec<Target> {
+    [of_hot_event(results), of_limits(results), of_other_scenes(results)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn rate(sample: &Sample) -> f64 {
+    sample.per_second
+}
+
+fn p50(sample: &Sample) -> f64 {
+    sample.latency.p50 as f64
+}
+
+fn p99(sample: &Sample) -> f64 {
+    sample.latency.p99 as f64
+}
+
+fn against_health(results: &Results, scene: u8, connections: usize) -> Option<Spread> {
+    results.ratio((scene, OURS, connections), (scene, HEALTH, connections), rate)
+}
+
+fn of_hot_event(results: &Results) -> Vec<Target> {
+    let times = |what, at_least, reach, other| {
+        let measured = results.ratio((1, OURS, 64), (1, other, 64), rate);
+        Target::more(what, at_least, reach, measured).in_unit("x")
+    };
+    vec![
+        times(
+            "against the version check without retry, 64 connections",
+            60.0,
+            150.0,
+            VERSION_CHECK,
+        ),
+        times("against the version check with retry, 64", 60.0, 150.0, VERSION_RETRY),
+        times("against `select ... for update`, 64", 30.0, 60.0, FOR_UPDATE),
+        times("against one atomic statement, 64", 15.0, 30.0, ATOMIC),
+        Target::less(
+            "one connection: p50 against one atomic statement",
+            1.10,
+            1.0,
+            results.ratio((1, OURS, 1), (1, ATOMIC, 1), p50),
+        ),
+    ]
+}
+
+fn of_limits(results: &Results) -> Vec<Target> {
+    // As many requests as connections are under way, so that their mean is 256 / throughput.
+    let tail = |sample: &Sample| p99(sample) * sample.per_second / 256e6;
+    vec![
+        Target::more(
+            "accepted/s against our own `/health`, 64 connections",
+            0.35,
+            0.55,
+            against_health(results, 1, 64),
+        ),
+        Target::more("the same, 256 connections", 0.35, 0.55, against_health(results, 1, 256)),
+        Target::more(
+            "256 connections against PostgreSQL alone with our statement, batches of 128",
+            0.5,
+            0.8,
+            results.ratio((1, OURS, 256), (1, STATEMENT, 128), rate),
+        ),
+        Target::less(
+            "p99 at 256 connections against 256 / throughput",
+            3.0,
+            2.0,
+            results.spread((1, OURS, 256), tail),
+        ),
+        Target::more(
+            "sold out: refusals/s against `/health`, 64",
+            0.5,
+            0.8,
+            against_health(results, 2, 64),
+        ),
+        Target::more("summaries/s against `/health`, 64", 0.5, 0.8, against_health(results, 3, 64)),
+    ]
+}
+
+fn of_other_scenes(results: &Results) -> Vec<Target> {
+    let two_against_one = results.ratio((6, TWO_HOT, 64), (6, ONE_HOT, 64), rate);
+    let share = results.spread((6, TWO_HOT, 64), |sample| sample.share * 100.0);
+    let grown = results.ratio((7, LARGE, 64), (7, EMPTY, 64), rate);
+    let idle = results.spread((8, IDLE, 0), Sample::resident_mb);
+    let busy = results.spread((8, BUSY_64, 64), Sample::resident_mb);
+    let beside_idle = results.ratio((8, BUSY_64, 64), (8, ALONE_64, 64), p99);
+    vec![
+        Target::more("two replicas on one event against one", 0.9, 1.2, two_against_one),
+        Target::more("the weaker replica's share", 30.0, 40.0, share).in_unit(" %"),
+        Target::more("1 million reservations there, against an empty event", 0.9, 1.0, grown),
+        Target::less("resident memory, 5,000 connections idle", 120.0, 85.0, idle).in_unit(" MB"),
+        Target::less("the same, 64 of them busy", 150.0, 110.0, busy).in_unit(" MB"),
+        Target::less(
+            "p99 of 64 connections: beside 4,936 idle ones or alone",
+            1.5,
+            1.0,
+            beside_idle,
+        ),
+    ]
+}

@@ -20,7 +20,7 @@ pub mod schema;
 mod snapshot;
 
 pub use error::{CommitError, Unavailable};
-pub use postgres::{ConnectionLimits, PostgresStore};
+pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 
 /// Where batches are committed. Two implementations: [`PostgresStore`], and the simulated one of
 /// the test suite, for faults that cannot be produced on demand.

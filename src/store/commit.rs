@@ -11,9 +11,12 @@ use crate::domain::{Change, ChangeKind, EventId};
 /// exists, or the other way round.
 ///
 /// The update comes first, and everything else selects from what it returned: where the guard does
-/// not match, nothing is written. The arrays are unnested side by side in a select list, which
-/// PostgreSQL streams; in a from clause it would store each of them first. Each changed reservation must still be at its previous version;
+/// not match, nothing is written. Each changed reservation must still be at its previous version;
 /// one that is not leaves `change_count` short, and the journal's check fails the whole statement.
+///
+/// The arrays of new rows are unnested side by side in a select list, which PostgreSQL streams; in
+/// a from clause it would store each of them first. Those of changed rows are not joined at all but
+/// looked up by position, so that no plan can read more of the table than the rows that are named.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub(super) async fn commit(
     connection: &mut PgConnection,
@@ -41,13 +44,13 @@ pub(super) async fn commit(
             returning 1
         ), altered as (
             update reservations
-               set status = row.status, version = moved.version
-              from moved,
-                   (select unnest($14::uuid[]) as id, unnest($17::text[]) as status,
-                           unnest($18::bigint[]) as previous_version) as row
+               set status = ($17::text[])[array_position($14::uuid[], reservations.id)],
+                   version = moved.version
+              from moved
              where reservations.event_id = $2
-               and reservations.id = row.id
-               and reservations.version = row.previous_version
+               and reservations.id = any ($14::uuid[])
+               and reservations.version
+                       = ($18::bigint[])[array_position($14::uuid[], reservations.id)]
             returning 1
         ), journalled as (
             insert into journal

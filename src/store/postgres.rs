@@ -139,8 +139,8 @@ impl Store for PostgresStore {
     }
 }
 
-/// What every session is opened with.
-fn session_options(options: PgConnectOptions, statement_timeout: Duration) -> PgConnectOptions {
+/// What every session of the service is opened with.
+pub fn session_options(options: PgConnectOptions, statement_timeout: Duration) -> PgConnectOptions {
     let timeout_ms = statement_timeout.as_millis().to_string();
     options.application_name("ticketboss").options([
         // A client that gives up does not stop the server; these do, and they free the row lock of

@@ -9,6 +9,9 @@ use crate::domain::{Command, Event, EventId, Named, Timestamp};
 
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
 /// a reservation cancelled in between gave its seats back twice.
+///
+/// `offset 0` keeps the planner from turning the join by key around: planned while the table was
+/// empty, it would read all of it for each batch once it is not.
 pub(super) async fn snapshot(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -31,13 +34,17 @@ pub(super) async fn snapshot(
                   from reservations as by_id
                  where by_id.event_id = $1 and by_id.id = any ($2)
                  union all
-                select by_key.id, by_key.partner_id, by_key.seats, by_key.status, by_key.version,
-                       by_key.created_at, by_key.idempotency_key, by_key.request_fingerprint
-                  from unnest($3::text[], $4::text[]) as wanted (partner_id, key)
-                  join reservations as by_key
-                    on by_key.event_id = $1
-                   and by_key.partner_id = wanted.partner_id
-                   and by_key.idempotency_key = wanted.key
+                select by_key.*
+                  from unnest($3::text[], $4::text[]) as wanted (partner_id, key),
+                       lateral (
+                        select id, partner_id, seats, status, version, created_at,
+                               idempotency_key, request_fingerprint
+                          from reservations
+                         where event_id = $1
+                           and partner_id = wanted.partner_id
+                           and idempotency_key = wanted.key
+                        offset 0
+                       ) as by_key
                ) as named on true
          where event.id = $1"#,
         event_id.as_str(),

@@ -6,6 +6,7 @@ mod engine;
 mod hostile;
 mod openapi;
 mod outage;
+mod plans;
 mod process;
 mod readme;
 mod schema;

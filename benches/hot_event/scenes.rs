@@ -189,8 +189,10 @@ impl Bench<'_> {
         for _round in 0..self.effort.rounds {
             let one: &[&Server] = &[&stage.server];
             let two = &[&stage.server, &other];
-            self.hot(6, ONE_HOT, &stage.database, one, 64, false);
-            self.hot(6, TWO_HOT, &stage.database, two, 64, false);
+            for connections in [64, 256] {
+                self.hot(6, ONE_HOT, &stage.database, one, connections, false);
+                self.hot(6, TWO_HOT, &stage.database, two, connections, false);
+            }
             for (what, servers) in [(ONE_MANY, one), (TWO_MANY, two)] {
                 let events = stage.database.events(MANY_EVENTS, SEATS);
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };

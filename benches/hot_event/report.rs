@@ -139,8 +139,10 @@ fn hot_event(results: &Results, value: impl Fn(&Sample) -> f64) -> String {
     for what in [VERSION_CHECK, VERSION_RETRY, FOR_UPDATE, ATOMIC, OURS, HEALTH] {
         write!(table, "| {what} |").expect("memory takes it");
         for connections in &columns {
+            let failed = results.failed_at((1, what, *connections));
+            let otherwise = if failed { "failed" } else { "" };
             let spread = results.spread((1, what, *connections), &value);
-            write!(table, " {} |", spread.map_or("failed".into(), with_range))
+            write!(table, " {} |", spread.map_or(otherwise.into(), with_range))
                 .expect("memory takes it");
         }
         table += "\n";

@@ -105,6 +105,11 @@ impl Results {
         self.0.iter().any(|series| !series.failures.is_empty())
     }
 
+    pub fn failed_at(&self, (scene, what, connections): (u8, &str, usize)) -> bool {
+        let found = self.0.iter().find(|series| series.is(scene, what, connections));
+        found.is_some_and(|series| !series.failures.is_empty())
+    }
+
     fn series(&self, scene: u8, what: &str, connections: usize) -> Option<&Series> {
         let found = self.0.iter().find(|series| series.is(scene, what, connections))?;
         found.failures.is_empty().then_some(found)

@@ -22,7 +22,7 @@ pub const TWO_HOT: &str = "two replicas, one event";
 pub const ONE_MANY: &str = "one replica, 1,000 events";
 pub const TWO_MANY: &str = "two replicas, 1,000 events";
 pub const EMPTY: &str = "an empty event";
-pub const LARGE: &str = "1 million reservations there (quick: 100 thousand)";
+pub const LARGE: &str = "1 million reservations there";
 pub const IDLE: &str = "5,000 connections, all idle";
 pub const BUSY_64: &str = "5,000 connections, 64 busy";
 pub const ALONE_64: &str = "64 connections, all busy";
@@ -210,8 +210,7 @@ impl Bench<'_> {
             stage.database.fill(&events[0], count);
             (stage, events, count)
         };
-        let large = if self.effort.full { 1_000_000 } else { 100_000 };
-        let mut stages = vec![(LARGE, filled(large))];
+        let mut stages = vec![(LARGE, filled(1_000_000))];
         for _round in 0..self.effort.rounds {
             // The small ones anew in each round, since the last one filled them.
             stages.truncate(1);

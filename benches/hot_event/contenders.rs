@@ -1,11 +1,14 @@
 //! The usual ways to book a seat, on the same HTTP stack and the same schema as the service.
 //!
-//! Each is the shortest form of its way that is still correct: no journal, no retries of lost
-//! connections, no idempotency, and as few round trips as it can do with. So they are faster here
-//! than they would be as services.
+//! Each is a short form of its way that is still correct: no journal, no retries of lost
+//! connections, no idempotency, and few round trips. So they do less here than they would have to as
+//! services. Their connections come from sqlx's own pool, as in most services; that one asks the
+//! server for a sign of life whenever a connection comes back. Their sessions have the settings of
+//! the service's.
 
 use std::io;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use actix_web::web::{Data, Json, Path};
 use actix_web::{App, HttpResponse, HttpServer, web};
@@ -13,10 +16,14 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row as _};
+use ticketboss::store::session_options;
 use uuid::Uuid;
 
 /// As many connections as the service has by default.
 const CONNECTIONS: u32 = 20;
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any measurement, as the service's is.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Attempts of the one that retries.
 const ATTEMPTS_MAX: usize = 100;
 
@@ -69,7 +76,7 @@ pub fn main(way: Way, options: PgConnectOptions) -> io::Result<()> {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .test_before_acquire(false)
-            .connect_lazy_with(options);
+            .connect_lazy_with(session_options(options, STATEMENT_TIMEOUT));
         let listener = TcpListener::bind("127.0.0.1:0")?;
         eprintln!("serving http://{}", listener.local_addr()?);
         let application = move || {
@@ -77,7 +84,7 @@ pub fn main(way: Way, options: PgConnectOptions) -> io::Result<()> {
                 .app_data(Data::new((way, pool.clone())))
                 .route("/events/{eventId}/reservations", web::post().to(reserve))
         };
-        HttpServer::new(application).listen(listener)?.run().await
+        HttpServer::new(application).keep_alive(KEEP_ALIVE).listen(listener)?.run().await
     })
 }
 

@@ -64,7 +64,14 @@ impl Lab {
                 let mut connection = PgConnection::connect(&self.postgres.address().url())
                     .await
                     .expect("PostgreSQL is up");
-                sqlx::query_scalar("show server_version").fetch_one(&mut connection).await
+                sqlx::query_scalar(
+                    "select current_setting('server_version')
+                    || ', fsync ' || current_setting('fsync')
+                    || ', synchronous_commit ' || current_setting('synchronous_commit')
+                    || ', shared_buffers ' || current_setting('shared_buffers')",
+                )
+                .fetch_one(&mut connection)
+                .await
             })
             .expect("a setting can be shown")
     }
@@ -172,15 +179,18 @@ impl Database<'_> {
 
     /// Rows per second that the service's own statement writes, from one connection, in batches of
     /// this size.
-    pub fn statement(&self, size: usize, measured: Duration) -> f64 {
+    pub fn statement(&self, size: usize, warm_up: Duration, measured: Duration) -> f64 {
         let event = self.events(1, SEATS).remove(0);
-        let start = Instant::now();
-        let mut rows = 0;
+        let begin = Instant::now();
+        let (mut warm, mut end) = ((begin, 0), (begin, 0));
         self.commits(&event, size, |made| {
-            rows = made;
-            start.elapsed() < measured
+            end = (Instant::now(), made);
+            if end.0 < begin + warm_up {
+                warm = end;
+            }
+            end.0 < begin + warm_up + measured
         });
-        f64::from(rows) / start.elapsed().as_secs_f64()
+        f64::from(end.1 - warm.1) / (end.0 - warm.0).as_secs_f64()
     }
 
     /// Books this many seats of the event, through the service's own statement.

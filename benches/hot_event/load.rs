@@ -23,7 +23,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
 /// How long answers may take once nothing more is sent.
-const DRAIN_MAX: Duration = Duration::from_secs(20);
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// How long the answers to the calls of idle connections may take.
+const IDLE_ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at the schedule of an open loop, at least.
 const TICK: Duration = Duration::from_micros(100);
 const PARTNERS: u32 = 1_000;
@@ -81,10 +83,13 @@ pub struct Tally {
     /// Answers 201 and 204 of the whole run.
     pub booked: u64,
     pub cancelled: u64,
-    pub latency: Latency,
+    /// Of what was accepted, and of what was refused.
+    pub accepted_latency: Latency,
+    pub refused_latency: Latency,
 }
 
-/// In microseconds. Of an open loop, from the moment at which the request was due.
+/// Of all requests that were due in the measured time, however late their answers came; in
+/// microseconds. A request of an open loop has waited since it was due, sent or not.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Latency {
     pub p50: u64,
@@ -119,6 +124,7 @@ fn idle(plan: &Plan) -> io::Result<Vec<std::net::TcpStream>> {
     let addresses = plan.addresses.iter().cycle();
     let open = addresses.take(plan.idle_connections).map(|address| {
         let mut stream = std::net::TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(IDLE_ANSWER_MAX))?;
         stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
         let mut answer = [0; 1024];
         let read = stream.read(&mut answer)?;
@@ -131,13 +137,15 @@ fn idle(plan: &Plan) -> io::Result<Vec<std::net::TcpStream>> {
 /// The counts of one event loop, or of all.
 struct Totals {
     tally: Tally,
-    latency: Histogram<u64>,
+    accepted: Histogram<u64>,
+    refused: Histogram<u64>,
 }
 
 impl Totals {
     fn new(addresses: usize) -> Self {
-        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("sane bounds");
-        Self { tally: Tally { accepted: vec![0; addresses], ..Tally::default() }, latency }
+        let empty = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("sane bounds");
+        let tally = Tally { accepted: vec![0; addresses], ..Tally::default() };
+        Self { tally, accepted: empty.clone(), refused: empty }
     }
 
     fn add(&mut self, other: &Self) {
@@ -151,19 +159,20 @@ impl Totals {
         sum.refused += more.refused;
         sum.booked += more.booked;
         sum.cancelled += more.cancelled;
-        self.latency.add(&other.latency).expect("the same bounds");
+        self.accepted.add(&other.accepted).expect("the same bounds");
+        self.refused.add(&other.refused).expect("the same bounds");
     }
 
     fn tally(self, measured: Duration) -> Tally {
-        let at = |quantile| self.latency.value_at_quantile(quantile);
-        let latency =
-            Latency { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: self.latency.max() };
-        Tally { seconds: measured.as_secs_f64(), latency, ..self.tally }
-    }
-
-    fn record(&mut self, latency: Duration) {
-        let us = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_MAX_US);
-        self.latency.record(us.clamp(1, LATENCY_MAX_US)).expect("it is within the bounds");
+        let of = |latency: &Histogram<u64>| Latency {
+            p50: latency.value_at_quantile(0.5),
+            p99: latency.value_at_quantile(0.99),
+            p999: latency.value_at_quantile(0.999),
+            max: latency.max(),
+        };
+        let (accepted_latency, refused_latency) = (of(&self.accepted), of(&self.refused));
+        let seconds = measured.as_secs_f64();
+        Tally { seconds, accepted_latency, refused_latency, ..self.tally }
     }
 }
 
@@ -187,7 +196,8 @@ struct Schedule {
     next: Instant,
     /// Due and waiting for a connection.
     due: VecDeque<Instant>,
-    free: Vec<usize>,
+    /// In the order in which they became free, so that none is idle for long.
+    free: VecDeque<usize>,
 }
 
 struct Connection {
@@ -264,36 +274,28 @@ impl<'a> Generator<'a> {
                 }
             }
             self.send_due(now, until)?;
-            waiting = self.connections.iter().any(|connection| connection.since.is_some());
+            let due = self.schedule.as_ref().is_some_and(|schedule| !schedule.due.is_empty());
+            waiting = due || self.connections.iter().any(|connection| connection.since.is_some());
             if now > until + DRAIN_MAX {
                 return Err(io::Error::other("some requests were never answered"));
             }
         }
         drop(ticker);
-        if let Some(schedule) = &self.schedule {
-            // What was due and never sent has waited, too.
-            for due in &schedule.due {
-                self.totals.record(until.saturating_duration_since(*due));
-            }
-        }
         Ok(self.totals)
     }
 
     /// Sends what the schedule wants to have been sent by now, as far as connections are free.
     fn send_due(&mut self, now: Instant, until: Instant) -> io::Result<()> {
         let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
-        if now < until {
-            while schedule.next <= now {
-                schedule.due.push_back(schedule.next);
-                schedule.next += schedule.period;
-            }
-            while let Some(token) = schedule.free.pop() {
-                let Some(due) = schedule.due.pop_front() else {
-                    schedule.free.push(token);
-                    break;
-                };
-                self.send(token, due)?;
-            }
+        while schedule.next <= now && schedule.next < until {
+            schedule.due.push_back(schedule.next);
+            schedule.next += schedule.period;
+        }
+        while !schedule.due.is_empty()
+            && let Some(token) = schedule.free.pop_front()
+        {
+            let due = schedule.due.pop_front().expect("it is not empty");
+            self.send(token, due)?;
         }
         self.schedule = Some(schedule);
         Ok(())
@@ -361,6 +363,7 @@ impl<'a> Generator<'a> {
         let mut chunk = [0; 4096];
         loop {
             match connection.stream.read(&mut chunk) {
+                Ok(0) if connection.since.is_none() => return Ok(()),
                 Ok(0) => return Err(io::Error::other("the server closed a connection")),
                 Ok(read) => {
                     connection.answer.extend_from_slice(&chunk[..read]);
@@ -381,9 +384,17 @@ impl<'a> Generator<'a> {
         let now = Instant::now();
         let counts = measured.contains(&now);
         let tally = &mut self.totals.tally;
+        let latency = u64::try_from((now - since).as_micros()).unwrap_or(LATENCY_MAX_US);
+        let was_due = u64::from(measured.contains(&since));
         match answer.status {
-            200..300 => tally.accepted[connection.address] += u64::from(counts),
-            409 => tally.refused += u64::from(counts),
+            200..300 => {
+                tally.accepted[connection.address] += u64::from(counts);
+                self.totals.accepted.saturating_record_n(latency, was_due);
+            }
+            409 => {
+                tally.refused += u64::from(counts);
+                self.totals.refused.saturating_record_n(latency, was_due);
+            }
             status => *tally.failed.entry(status).or_default() += 1,
         }
         tally.booked += u64::from(answer.status == 201);
@@ -392,11 +403,8 @@ impl<'a> Generator<'a> {
             connection.made.push(path.to_owned());
         }
         connection.answer.clear();
-        if counts {
-            self.totals.record(now.saturating_duration_since(since));
-        }
         match &mut self.schedule {
-            Some(schedule) => schedule.free.push(token),
+            Some(schedule) => schedule.free.push_back(token),
             None if now < measured.end => self.send(token, now)?,
             None => {}
         }

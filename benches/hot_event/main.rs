@@ -36,7 +36,7 @@ struct Arguments {
     #[arg(long)]
     seconds: Option<f64>,
     /// Writes docs/performance.md, its chart, and the table of the README anew
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["quick", "scenes"])]
     write: bool,
     /// What cargo says to every benchmark
     #[arg(long, hide = true)]

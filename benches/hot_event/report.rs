@@ -30,6 +30,8 @@ pub fn page(lab: &Lab, effort: Effort, results: &Results) -> String {
     page += &hot_event(results, |sample| sample.per_second);
     page += "\nThe 99th percentile of their latency, in milliseconds.\n\n";
     page += &hot_event(results, |sample| sample.latency.p99 as f64 / 1000.0);
+    page += "\nRefused beside them, per second.\n\n";
+    page += &hot_event(results, |sample| sample.refused_per_second);
     page += "\n### Everything else\n\n";
     page += &all_other(results);
     page
@@ -86,7 +88,7 @@ fn conditions(lab: &Lab, effort: Effort) -> String {
          | | |\n|---|---|\n\
          | machine | {} cores, {}, {} GiB; the load is made on it, too |\n\
          | system | {} |\n\
-         | PostgreSQL | {}, defaults throughout: fsync and synchronous_commit on |\n\
+         | PostgreSQL | {} |\n\
          | one flush of its log (pg_test_fsync, fdatasync) | {} |\n\
          | Rust | {} |\n",
         effort.rounds,
@@ -152,7 +154,7 @@ fn hot_event(results: &Results, value: impl Fn(&Sample) -> f64) -> String {
 
 fn all_other(results: &Results) -> String {
     let mut table = String::from(
-        "| scene | what | connections | per second | p50 ms | p99 ms | p99.9 ms | memory MB |\n\
+        "| scene | what | connections, or rows of a batch | per second | p50 ms | p99 ms | p99.9 ms | memory MB |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     let in_first_table = |what: &str| {

@@ -5,22 +5,34 @@ use crate::load::{Latency, Tally};
 /// One measurement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// What the scene counts: accepted requests, or refusals where all are refused.
+    /// What the scene counts.
     pub per_second: f64,
+    pub refused_per_second: f64,
     pub latency: Latency,
     /// Of the weakest of several servers, from 0 to 1.
     pub share: f64,
     pub resident: Option<u64>,
 }
 
+/// What a scene counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Counts {
+    Accepted,
+    Refused,
+}
+
 impl Sample {
-    pub fn of(tally: &Tally) -> Self {
+    pub fn of(tally: &Tally, counts: Counts) -> Self {
         let accepted: u64 = tally.accepted.iter().sum();
         let weakest = tally.accepted.iter().min().copied().unwrap_or_default();
-        let counted = if accepted == 0 { tally.refused } else { accepted };
+        let (counted, latency) = match counts {
+            Counts::Accepted => (accepted, tally.accepted_latency),
+            Counts::Refused => (tally.refused, tally.refused_latency),
+        };
         Self {
             per_second: counted as f64 / tally.seconds,
-            latency: tally.latency,
+            refused_per_second: tally.refused as f64 / tally.seconds,
+            latency,
             share: weakest as f64 / accepted as f64,
             resident: None,
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::contenders::Way;
 use crate::lab::{self, Database, Lab, SEATS, Server};
 use crate::load::{Calls, Plan, Tally};
-use crate::results::{Results, Sample};
+use crate::results::{Counts, Results, Sample};
 
 pub const OURS: &str = "TicketBoss";
 pub const KEYED: &str = "TicketBoss, with idempotency keys";
@@ -27,6 +27,8 @@ pub const IDLE: &str = "5,000 connections, all idle";
 pub const BUSY_64: &str = "5,000 connections, 64 busy";
 pub const ALONE_64: &str = "64 connections, all busy";
 
+/// The scene that counts refusals.
+const SOLD_OUT: u8 = 2;
 const MANY_EVENTS: usize = 1_000;
 const OPEN_CONNECTIONS: usize = 5_000;
 
@@ -106,7 +108,8 @@ impl Bench<'_> {
             }
             self.hot(1, KEYED, &stage.database, &[&stage.server], 64, true);
             for size in sizes {
-                let per_second = stage.database.statement(*size, self.effort.measured);
+                let per_second =
+                    stage.database.statement(*size, self.effort.warm_up, self.effort.measured);
                 let sample = Sample { per_second, ..Sample::default() };
                 self.results.add(1, STATEMENT, *size, Ok(sample));
             }
@@ -211,12 +214,15 @@ impl Bench<'_> {
             (stage, events, count)
         };
         let mut stages = vec![(LARGE, filled(1_000_000))];
-        for _round in 0..self.effort.rounds {
+        for round in 0..self.effort.rounds {
             // The small ones anew in each round, since the last one filled them.
             stages.truncate(1);
             stages.push((EMPTY, filled(0)));
             if self.effort.full {
                 stages.push(("100 thousand reservations there", filled(100_000)));
+            }
+            if round % 2 == 1 {
+                stages[..].reverse();
             }
             for (what, (stage, events, there)) in &mut stages {
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
@@ -225,9 +231,11 @@ impl Bench<'_> {
                 let tally = self.measure(7, what, &plan, Some((&stage.database, events, before)));
                 *there += i32::try_from(tally.map_or(0, |tally| tally.booked)).expect("few");
             }
-        }
-        for (_, (stage, ..)) in &stages {
-            self.audit(7, &stage.database);
+            stages.sort_by_key(|(what, _)| *what != LARGE);
+            let last = round + 1 == self.effort.rounds;
+            for (_, (stage, ..)) in &stages[usize::from(!last)..] {
+                self.audit(7, &stage.database);
+            }
         }
     }
 
@@ -239,9 +247,9 @@ impl Bench<'_> {
                 idle_connections: OPEN_CONNECTIONS,
                 ..self.plan(&[&stage.server], 0, nothing)
             };
-            let (resident, ran) = stage.server.resident_during(|| lab::run(&plan));
+            let (resident, ran) = stage.server.resident_during(|| checked(&plan, None));
             let idle = ran.map(|_| Sample { resident, ..Sample::default() });
-            self.results.add(8, IDLE, 0, idle.map_err(|failure| failure.to_string()));
+            self.results.add(8, IDLE, 0, idle);
 
             for (what, idle_connections) in [(ALONE_64, 0), (BUSY_64, OPEN_CONNECTIONS - 64)] {
                 let events = stage.database.events(1, SEATS);
@@ -250,7 +258,8 @@ impl Bench<'_> {
                 let (resident, tally) = stage
                     .server
                     .resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
-                let sample = tally.map(|tally| Sample { resident, ..Sample::of(&tally) });
+                let sample =
+                    tally.map(|tally| Sample { resident, ..Sample::of(&tally, Counts::Accepted) });
                 self.results.add(8, what, 64, sample);
             }
             self.audit(8, &stage.database);
@@ -301,8 +310,10 @@ impl Bench<'_> {
         plan: &Plan,
         to_check: Option<(&Database<'_>, &[String], u64)>,
     ) -> Option<Tally> {
+        let counts =
+            if scene == SOLD_OUT && what == OURS { Counts::Refused } else { Counts::Accepted };
         let tally = checked(plan, to_check);
-        let sample = tally.as_ref().map(Sample::of).map_err(Clone::clone);
+        let sample = tally.as_ref().map(|tally| Sample::of(tally, counts)).map_err(Clone::clone);
         self.results.add(scene, what, plan.connections, sample);
         tally.ok()
     }
@@ -321,6 +332,12 @@ fn checked(
     to_check: Option<(&Database<'_>, &[String], u64)>,
 ) -> Result<Tally, String> {
     let tally = lab::run(plan).map_err(|failure| failure.to_string())?;
+    if !tally.failed.is_empty() {
+        return Err(format!(
+            "answers that were neither 2xx nor 409, by status: {:?}",
+            tally.failed
+        ));
+    }
     if let Some((database, events, before)) = to_check {
         database.check(events, before, &tally)?;
     }

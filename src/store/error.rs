@@ -36,9 +36,10 @@ pub enum CommitError {
 }
 
 /// Whether the connection may be used again after this error: only if the server reported it as
-/// the end of a statement and not of the session, and is one that can be written to.
+/// the end of a statement and not of the session, and is one that can be written to, with
+/// statements that were prepared for the schema as it is.
 pub(super) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
-    statement_error(error).is_some_and(|code| code != READ_ONLY)
+    statement_error(error).is_some_and(|code| code != READ_ONLY && code != STALE_STATEMENT)
 }
 
 /// Sorts the failure of the guarded statement, once it was sent.
@@ -66,6 +67,8 @@ const UNIQUE_VIOLATION: &str = "23505";
 const SERIALIZATION_FAILURE: &str = "40001";
 /// The server is a standby, or has become one.
 const READ_ONLY: &str = "25006";
+/// A prepared statement's result has another type since a migration: it has to be prepared anew.
+const STALE_STATEMENT: &str = "0A000";
 
 /// The SQLSTATE of an error that ended a statement, and nothing more.
 ///

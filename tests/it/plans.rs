@@ -63,7 +63,7 @@ async fn every_statement_finds_its_rows_by_what_names_them() {
             searched(&plan[0]["Plan"], &mut accesses);
             for (table, by) in accesses {
                 let names_rows = match table {
-                    "events" => by.contains("(id)"),
+                    "events" => by.contains("(id = "),
                     "journal" => by.contains("version"),
                     "reservations" => by.contains("(id = ") || by.contains("idempotency_key"),
                     other => panic!("{other} is no table of the service"),

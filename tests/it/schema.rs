@@ -27,7 +27,7 @@ const REFUSED: &[(&str, &[&str])] = &[
            values ('e', 'Again', 1, 1, 1)"],
     ),
     (
-        "event_slug_is_a_slug",
+        "events_id_is_a_slug",
         &[
             "update events set id = ''",
             "update events set id = 'Upper'",

@@ -32,6 +32,34 @@ async fn both_stores_keep_the_same_rules() {
     database.audit().await;
 }
 
+/// Migration 6 changes the types of columns, which statements that are prepared already do not
+/// survive. A replica that runs meanwhile has to.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_go_on_across_a_migration_that_changes_types() {
+    let database = TestDatabase::create_empty().await;
+    database.execute(include_str!("../../migrations/0001_events.sql")).await;
+    database.execute(include_str!("../../migrations/0002_reservations.sql")).await;
+    database.execute(include_str!("../../migrations/0003_journal.sql")).await;
+    database.insert_event("hot", 10).await;
+    let event = EventId::parse("hot").expect("a slug");
+    let limits = ConnectionLimits { writes: 1, reads: 1 };
+    let options = database.options.clone();
+    let store = PostgresStore::new(options, limits, TIMEOUT, Handle::current());
+    let until = Instant::now() + TIMEOUT;
+    let before = store.commit(&insert(&event, 0, 1, None), until).await;
+    assert!(matches!(before, Ok(Commit::Committed(_))), "{before:?}");
+
+    database.execute(include_str!("../../migrations/0006_rules_of_values.sql")).await;
+    let batch = insert(&event, 1, 1, None);
+    let after = match store.commit(&batch, until).await {
+        // Its session was ended. Sent again, it is settled.
+        Err(CommitError::Unknown(_)) => store.commit(&batch, until).await,
+        other => other,
+    };
+    assert!(matches!(after, Ok(Commit::Committed(_))), "{after:?}");
+    database.audit().await;
+}
+
 async fn store_rules<S: Store>(store: &S, event: &EventId) {
     let until = Instant::now() + TIMEOUT;
     let committed = |commit: Result<Commit, CommitError>| match commit {

@@ -128,9 +128,9 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
     let beside_idle = results.ratio((8, BUSY_64, 64), (8, ALONE_64, 64), p99);
     vec![
         Target::more("two replicas on one event against one, 64", 0.9, 1.2, two_against_one(64)),
-        Target::more("the weaker replica's share", 30.0, 40.0, share(64)).in_unit(" %"),
+        Target::more("the weaker replica's share, 64", 30.0, 40.0, share(64)).in_unit(" %"),
         Target::more("two replicas on one event against one, 256", 0.9, 1.2, two_against_one(256)),
-        Target::more("the weaker replica's share", 30.0, 40.0, share(256)).in_unit(" %"),
+        Target::more("the weaker replica's share, 256", 30.0, 40.0, share(256)).in_unit(" %"),
         Target::more("1 million reservations there, against an empty event", 0.9, 1.0, grown),
         Target::less("resident memory, 5,000 connections idle", 120.0, 85.0, idle).in_unit(" MB"),
         Target::less("the same, 64 of them busy", 150.0, 110.0, busy).in_unit(" MB"),

@@ -19,9 +19,9 @@ use crate::store::{Batch, Store, Unavailable};
 
 /// More rows in one statement gain nothing: past 128, the work per row dominates.
 const BATCH_COMMANDS_MAX: usize = 512;
-/// Attempts at a batch before its commands are answered 409. A batcher that races a busy one can
-/// lose dozens of times in a row, since the winner knows the event's state and it has to ask. Its
-/// time is over before it has lost this often.
+/// Attempts at a batch before its commands are answered 409, if its time lasts so long. A batcher
+/// that races a busy one can lose dozens of times in a row, since the winner knows the event's state
+/// and it has to ask.
 const COMMIT_ATTEMPTS_MAX: usize = 500;
 /// From this many losses on, the batcher waits for the commit in flight instead of racing it.
 const LOSSES_BEFORE_FENCE: usize = 2;

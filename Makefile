@@ -13,7 +13,7 @@ run: $(if $(DATABASE_URL),,set-up) ## Serve on 127.0.0.1:5000, with a private Po
 test: set-up-tests ## Run every test, against a throwaway PostgreSQL
 	cargo test --locked
 
-bench: set-up ## Measure everything, and write it into docs/performance.md; 20 minutes
+bench: set-up ## Measure everything, and write it into docs/performance.md; 15 minutes
 	cargo bench --locked --bench hot_event -- --write
 
 bench-quick: set-up ## Measure the most important things, and only print them; 3 minutes

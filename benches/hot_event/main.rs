@@ -29,9 +29,9 @@ struct Arguments {
     /// The scenes to measure, from 1 to 8 [default: all; quick: 1,2,3,4,6,8]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8), value_delimiter = ',')]
     scenes: Vec<u8>,
-    /// Measurements of each thing [default: 5; quick: 3]
-    #[arg(long)]
-    rounds: Option<usize>,
+    /// Measurements of each thing
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
     /// Time of each measurement in seconds [default: 2; quick: 1]
     #[arg(long)]
     seconds: Option<f64>,
@@ -70,10 +70,10 @@ fn main() -> io::Result<()> {
 }
 
 fn measure(arguments: &Arguments) -> io::Result<()> {
-    let (rounds, seconds) = if arguments.quick { (3, 1.0) } else { (5, 2.0) };
+    let seconds = if arguments.quick { 1.0 } else { 2.0 };
     let measured = Duration::from_secs_f64(arguments.seconds.unwrap_or(seconds));
     let effort = Effort {
-        rounds: arguments.rounds.unwrap_or(rounds),
+        rounds: arguments.rounds,
         measured,
         warm_up: measured / 4,
         full: !arguments.quick,

@@ -27,8 +27,6 @@ pub const IDLE: &str = "5,000 connections, all idle";
 pub const BUSY_64: &str = "5,000 connections, 64 busy";
 pub const ALONE_64: &str = "64 connections, all busy";
 
-/// The scene that counts refusals.
-const SOLD_OUT: u8 = 2;
 const MANY_EVENTS: usize = 1_000;
 const OPEN_CONNECTIONS: usize = 5_000;
 
@@ -138,7 +136,8 @@ impl Bench<'_> {
                 self.health(&stage, 2, connections);
                 let calls = Calls::Reserve { events: event.clone(), zipf: None, keyed: false };
                 let plan = self.plan(&[&stage.server], connections, calls);
-                self.measure(2, OURS, &plan, Some((&stage.database, &event, 1)));
+                let to_check = Some((&stage.database, event.as_slice(), 1));
+                self.measure_counting(Counts::Refused, 2, OURS, &plan, to_check);
             }
         }
         self.audit(2, &stage.database);
@@ -222,7 +221,7 @@ impl Bench<'_> {
                 stages.push(("100 thousand reservations there", filled(100_000)));
             }
             if round % 2 == 1 {
-                stages[..].reverse();
+                stages.reverse();
             }
             for (what, (stage, events, there)) in &mut stages {
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
@@ -310,8 +309,17 @@ impl Bench<'_> {
         plan: &Plan,
         to_check: Option<(&Database<'_>, &[String], u64)>,
     ) -> Option<Tally> {
-        let counts =
-            if scene == SOLD_OUT && what == OURS { Counts::Refused } else { Counts::Accepted };
+        self.measure_counting(Counts::Accepted, scene, what, plan, to_check)
+    }
+
+    fn measure_counting(
+        &mut self,
+        counts: Counts,
+        scene: u8,
+        what: &str,
+        plan: &Plan,
+        to_check: Option<(&Database<'_>, &[String], u64)>,
+    ) -> Option<Tally> {
         let tally = checked(plan, to_check);
         let sample = tally.as_ref().map(|tally| Sample::of(tally, counts)).map_err(Clone::clone);
         self.results.add(scene, what, plan.connections, sample);

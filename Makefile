@@ -2,7 +2,7 @@
 
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: run test bench bench-quick lint prepare prepare-check set-up set-up-tests help
+.PHONY: run test simulate mutants bench bench-quick lint prepare prepare-check set-up set-up-tests help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -12,6 +12,15 @@ run: $(if $(DATABASE_URL),,set-up) ## Serve on 127.0.0.1:5000, with a private Po
 
 test: set-up-tests ## Run every test, against a throwaway PostgreSQL
 	cargo test --locked
+
+# From the time of day, so that each run sees others; it says from where.
+simulate: export FROM ?= $(shell date +%s)00000
+simulate: export SEEDS ?= 100000
+simulate: ## Simulate SEEDS seeds (100,000) from FROM on, or show the one SEED
+	cargo test --release --locked --test it no_seed_breaks_a_promise -- --nocapture
+
+mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; NN minutes
+	cargo run --quiet --locked --package xtask -- mutants --write
 
 bench: set-up ## Measure everything, and write it into docs/performance.md; 15 minutes
 	cargo bench --locked --bench hot_event -- --write

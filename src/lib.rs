@@ -12,6 +12,8 @@ pub mod batching;
 
 pub mod http;
 
+pub mod verify;
+
 pub mod config;
 
 pub mod postgres;

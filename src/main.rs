@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ticketboss::config::{Config, Database, SETTINGS};
 use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
-use ticketboss::server::{ServeError, migrate, serve};
+use ticketboss::server::{self, ServeError, migrate, serve};
 use ticketboss::{chain, http};
 use tokio::process::Command as Process;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +44,15 @@ enum Command {
     /// `serve` does that on its own, unless MIGRATE_ON_START is false. Safe to run while older
     /// replicas are serving.
     Migrate,
+    /// Check the data: that no seat is sold twice, lost or stranded, and that the journal explains all
+    ///
+    /// Reads only, in short statements, and may be run while replicas are serving. Prints what is
+    /// wrong, a line each, and then what was looked at.
+    #[command(
+        after_help = "Exit codes: 0 nothing is wrong; 1 something is, or the data could not \
+                            be read; 2 a setting or the installation has to be put right."
+    )]
+    Verify,
     /// Print the OpenAPI 3.1 document of the API, and exit
     Openapi,
     /// Run a command with a throwaway PostgreSQL
@@ -109,6 +118,7 @@ async fn run(command: Command) -> ExitCode {
     match command {
         Command::Serve => with_config(async |config| serve(&config).await).await,
         Command::Migrate => with_config(async |config| migrate(&config).await).await,
+        Command::Verify => verify_data().await,
         Command::Openapi => print_openapi(),
         Command::Postgres { command } => postgres(command).await,
     }
@@ -124,6 +134,18 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -
         Err(ServeError::Launch(failure)) => complain_of_launch(&failure),
         Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
     }
+}
+
+async fn verify_data() -> ExitCode {
+    let mut problems = 0;
+    let code = with_config(async |config| {
+        let report = server::verify(&config, |problem| println!("{problem}")).await?;
+        problems = report.problems;
+        println!("{report}");
+        Ok(())
+    })
+    .await;
+    if problems > 0 { ExitCode::from(EXIT_FAILURE) } else { code }
 }
 
 fn print_openapi() -> ExitCode {

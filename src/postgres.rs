@@ -123,6 +123,22 @@ impl PrivatePostgres {
     }
 }
 
+/// Where the private PostgreSQL of a service that runs is reached; `None` if none runs.
+pub fn url_in_use(data_dir: &Path) -> Result<Option<String>, LaunchError> {
+    if !data_dir.exists() {
+        return Ok(None);
+    }
+    match lock(data_dir) {
+        Ok(_unlocked) => Ok(None),
+        Err(LaunchError::InUse { .. }) => {
+            let path = data_dir.join("url");
+            let url = fs::read_to_string(&path).map_err(at(&path))?;
+            Ok(Some(url.trim_end().to_owned()))
+        }
+        Err(other) => Err(other),
+    }
+}
+
 fn lock(data_dir: &Path) -> Result<File, LaunchError> {
     let path = data_dir.join("ticketboss.lock");
     let file = open_in(data_dir, "ticketboss.lock")?;

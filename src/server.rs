@@ -21,9 +21,10 @@ use uuid::Uuid;
 use crate::batching::{Batching, Settings, Summaries};
 use crate::config::{Config, Database};
 use crate::http::{self, App};
-use crate::postgres::{LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
+use crate::postgres::{self, LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
+use crate::verify::{self, Report, VerifyError};
 
 /// How long a start waits for a database that is away.
 const DATABASE_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -51,6 +52,8 @@ pub enum ServeError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error("the default event could not be made")]
     DefaultEvent(#[source] Unavailable),
     #[error("cannot listen on {addresses:?}")]
@@ -192,6 +195,21 @@ pub async fn migrate(config: &Config) -> Result<(), ServeError> {
         }
     })
     .await
+}
+
+/// Checks the data, and tells each problem as it is found. Reads only; beside a service that runs,
+/// in its private PostgreSQL, too.
+pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, ServeError> {
+    if let Database::Private { data_dir, .. } = &config.database
+        && let Some(url) = postgres::url_in_use(data_dir)?
+    {
+        let options = url.parse().expect("a service wrote it");
+        return Ok(verify::verify(&options, tell).await?);
+    }
+    let database = OpenDatabase::open(&config.database).await?;
+    let report = verify::verify(&database.options, tell).await;
+    database.close().await;
+    Ok(report?)
 }
 
 /// Opens the database, works with it, and closes it, whatever happens between.

@@ -18,6 +18,7 @@ mod postgres;
 mod reservations;
 pub mod schema;
 mod snapshot;
+pub(crate) mod verify;
 
 pub use error::{CommitError, Unavailable};
 pub use postgres::{ConnectionLimits, PostgresStore, session_options};
@@ -25,7 +26,9 @@ pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 /// Where batches are committed. Two implementations: [`PostgresStore`], and the simulated one of
 /// the test suite, for faults that cannot be produced on demand.
 ///
-/// Each call ends by `until`, whatever the database does.
+/// Each call ends by `until`, whatever the database does. What `snapshot` and `batch_at` show was
+/// committed for good before: a database that shows what it may still lose in a failover is not
+/// asked before a commit of the store's own has succeeded there.
 pub trait Store: Send + Sync + 'static {
     /// The event, and the reservations that `commands` name by id or key, in one snapshot; `None`
     /// if there is no such event.
@@ -71,7 +74,7 @@ pub struct Snapshot {
 }
 
 /// One commit, complete and fixed before it is first sent: to send it again is harmless.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// Goes into the journal: the proof of whose commit made the version.
     pub id: Uuid,

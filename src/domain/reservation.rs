@@ -110,3 +110,27 @@ pub enum ChangeKind {
     Reserved = 1,
     Cancelled = 6,
 }
+
+impl ChangeKind {
+    pub const ALL: [Self; 2] = [Self::Reserved, Self::Cancelled];
+
+    pub fn parse(number: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as i16 == number)
+    }
+
+    /// What a reservation has become by it.
+    pub fn status(self) -> Status {
+        match self {
+            Self::Reserved => Status::Confirmed,
+            Self::Cancelled => Status::Cancelled,
+        }
+    }
+
+    /// How many of the event's seats it takes; less than none if it gives them back.
+    pub fn seats_taken(self, seats: i64) -> i64 {
+        match self {
+            Self::Reserved => seats,
+            Self::Cancelled => -seats,
+        }
+    }
+}

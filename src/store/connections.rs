@@ -27,11 +27,23 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Connections {
     options: PgConnectOptions,
+    purpose: Purpose,
     /// Connections live on this runtime: those of actix's workers end before the last commit does.
     runtime: Handle,
     permits: Semaphore,
     /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
     idle: Mutex<Vec<Idle>>,
+}
+
+/// What the connections of a set are used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To look, and for nothing that is decided on what was seen.
+    Reads,
+    /// To decide and to write. A server that has just come back, or taken over, may show commits
+    /// that never reached its standby, and may lose them again. So each session commits something
+    /// of its own first: once that has succeeded, whatever it sees from before is there to stay.
+    Decisions,
 }
 
 struct Idle {
@@ -40,8 +52,14 @@ struct Idle {
 }
 
 impl Connections {
-    pub fn new(options: PgConnectOptions, connections_max: usize, runtime: Handle) -> Self {
-        Self { options, runtime, permits: Semaphore::new(connections_max), idle: Mutex::default() }
+    pub fn new(
+        options: PgConnectOptions,
+        purpose: Purpose,
+        connections_max: usize,
+        runtime: Handle,
+    ) -> Self {
+        let permits = Semaphore::new(connections_max);
+        Self { options, purpose, runtime, permits, idle: Mutex::default() }
     }
 
     /// Lends a connection, opening one if none is idle.
@@ -74,8 +92,14 @@ impl Connections {
     }
 
     async fn connect(&self, until: Instant) -> Result<PgConnection, Unavailable> {
-        let options = self.options.clone();
-        let connecting = self.runtime.spawn(async move { options.connect().await });
+        let (options, purpose) = (self.options.clone(), self.purpose);
+        let connecting = self.runtime.spawn(async move {
+            let mut connection = options.connect().await?;
+            if purpose == Purpose::Decisions {
+                commit_something(&mut connection).await?;
+            }
+            Ok(connection)
+        });
         // An attempt that is given up must not go on and hold a socket.
         let connecting = AbortOnDropHandle::new(connecting);
         let until = until.min(Instant::now() + CONNECT_TIMEOUT);
@@ -90,6 +114,17 @@ impl Connections {
         // A list of connections has no state that a panic could leave half-changed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes to the log and to no table, and waits for what every commit waits for.
+async fn commit_something(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- commit_something
+        select 1 as "done!" from pg_logical_emit_message(true, 'ticketboss', '')"#
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(())
 }
 
 /// A borrowed connection. Dropped, it is closed: a statement may still be running on it.

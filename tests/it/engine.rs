@@ -197,6 +197,26 @@ async fn a_lone_request_on_a_known_event_costs_no_read() {
     assert_eq!(engine.store.fences_and_snapshots(), (0, 1));
 }
 
+/// Two wait for one freed seat: who came first gets it, and before those who come later still.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_next_batch_keeps_its_place() {
+    let engine = Engine::with_seats(2);
+    let held = made(engine.reserve(1).await).id;
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let cancel = engine.start(Command::Cancel(held)).await;
+    let (first, second) = (engine.start(reserve(1)).await, engine.start(reserve(1)).await);
+    engine.store.plan([Fault::Stalls]);
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    engine.store.stalled().await;
+    let third = engine.start(reserve(1)).await;
+    engine.store.resume();
+    assert_eq!(cancel.await.expect("answered"), Ok(Acceptance::Cancelled));
+    made(first.await.expect("answered"));
+    assert_eq!(refused_for_seats(second.await.expect("answered")), 0);
+    assert_eq!(refused_for_seats(third.await.expect("answered")), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_key_makes_one_reservation_in_one_batch_too() {
     let engine = Engine::with_seats(50);

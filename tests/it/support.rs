@@ -77,12 +77,22 @@ impl TestDatabase {
         .expect("an event can be made");
     }
 
-    /// Fails with a list of what is wrong, if anything is.
-    pub async fn audit(&self) {
-        let problems: Vec<String> = sqlx::query_scalar(include_str!("../audit.sql"))
+    /// What is wrong with the data by the statement of the tests, and by `ticketboss verify`.
+    pub async fn problems(&self) -> (Vec<String>, Vec<String>) {
+        let by_statement = sqlx::query_scalar(include_str!("../audit.sql"))
             .fetch_all(&mut self.connect().await)
             .await
             .expect("the audit runs");
+        let mut by_verify = Vec::new();
+        let tell = |problem: &str| by_verify.push(problem.to_owned());
+        ticketboss::verify::verify(&self.options, tell).await.expect("it can be read");
+        (by_statement, by_verify)
+    }
+
+    /// Fails with a list of what is wrong, if anything is.
+    pub async fn audit(&self) {
+        let (by_statement, by_verify) = self.problems().await;
+        let problems = [by_statement, by_verify].concat();
         assert!(problems.is_empty(), "the audit found:\n{}", problems.join("\n"));
     }
 }

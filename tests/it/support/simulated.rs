@@ -1,16 +1,177 @@
-//! A store in memory that fails on demand: the faults that a real database has, but not when asked.
+//! A database in memory, which does with the statements of the service what PostgreSQL does, and a
+//! store on it that fails on demand.
 //!
-//! [`crate::stores`] holds it to what PostgreSQL does.
+//! [`crate::stores`] holds it to what PostgreSQL does. [`crate::simulation`] puts the same database
+//! behind a network that fails at random.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
-use ticketboss::domain::{Change, Command, Event, EventId, Named, Reservation, ReservationId};
+use ticketboss::domain::{
+    Change, ChangeKind, Command, Event, EventId, Named, Reservation, ReservationId, Timestamp,
+};
 use ticketboss::store::{Batch, Commit, CommitError, Committed, Snapshot, Store, Unavailable};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+/// One event, its reservations and its journal.
+#[derive(Clone)]
+pub struct Database {
+    pub event: Event,
+    pub reservations: BTreeMap<ReservationId, Reservation>,
+    /// From version 1.
+    pub journal: Vec<Journalled>,
+    /// A row of this partner is one that the database refuses.
+    pub refused_partner: Option<&'static str>,
+}
+
+/// A version, as the journal keeps it.
+#[derive(Clone)]
+pub struct Journalled {
+    pub batch_id: Uuid,
+    pub changes: Vec<JournalledChange>,
+}
+
+#[derive(Clone)]
+pub struct JournalledChange {
+    pub kind: ChangeKind,
+    pub id: ReservationId,
+    pub partner_id: String,
+    pub seats: i32,
+}
+
+impl Database {
+    pub fn with_seats(id: &EventId, seats: i32) -> Self {
+        let event = Event {
+            id: id.clone(),
+            name: "Simulated".into(),
+            total_seats: seats,
+            available_seats: seats,
+            reservation_count: 0,
+            version: 0,
+            created_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        let reservations = BTreeMap::new();
+        Self { event, reservations, journal: Vec::new(), refused_partner: None }
+    }
+
+    /// The guarded statement.
+    pub fn commit(&mut self, batch: &Batch, now: Timestamp) -> Result<Commit, CommitError> {
+        let event = &self.event;
+        if event.version != batch.base_version || event.available_seats < batch.net_seats {
+            return Ok(Commit::VersionMoved);
+        }
+        let available_seats = event.available_seats - batch.net_seats;
+        let reservation_count = event.reservation_count + batch.net_confirmed;
+        if available_seats > event.total_seats || reservation_count < 0 || batch.changes.is_empty()
+        {
+            return Err(bad_row());
+        }
+        for change in &batch.changes {
+            self.check(change)?;
+        }
+        let version = event.version + 1;
+        for change in &batch.changes {
+            match change {
+                Change::Insert(new) => {
+                    let mut new = new.clone();
+                    new.version = version;
+                    new.created_at = batch.at;
+                    self.reservations.insert(new.id, new);
+                }
+                Change::Alter { id, status, .. } => {
+                    let altered = self.reservations.get_mut(id).expect("it was checked");
+                    altered.status = *status;
+                    altered.version = version;
+                }
+            }
+        }
+        self.event = Event { available_seats, reservation_count, version, ..self.event.clone() };
+        self.journal.push(Journalled::of(batch));
+        Ok(Commit::Committed(Committed { version, available_seats, reservation_count, now }))
+    }
+
+    /// The constraints of the schema, and the previous version of what changes.
+    fn check(&self, change: &Change) -> Result<(), CommitError> {
+        match change {
+            Change::Insert(new) => {
+                if self.refused_partner == Some(new.partner_id.as_str()) || new.seats < 1 {
+                    return Err(bad_row());
+                }
+                let key = |of: &Reservation| of.keyed.clone().map(|keyed| keyed.key);
+                let same_key =
+                    |made: &Reservation| made.partner_id == new.partner_id && key(made) == key(new);
+                let taken = new.keyed.is_some() && self.reservations.values().any(same_key);
+                if taken || self.reservations.contains_key(&new.id) {
+                    return Err(CommitError::KeyTaken);
+                }
+                Ok(())
+            }
+            Change::Alter { id, previous_version, .. } => match self.reservations.get(id) {
+                Some(made) if made.version == *previous_version => Ok(()),
+                Some(_) | None => Err(bad_row()),
+            },
+        }
+    }
+
+    pub fn snapshot(
+        &self,
+        event_id: &EventId,
+        commands: &[&Command],
+        now: Timestamp,
+    ) -> Option<Snapshot> {
+        if self.event.id != *event_id {
+            return None;
+        }
+        let mut named = Named::default();
+        for made in self.reservations.values() {
+            let is_named = commands.iter().any(|command| match command {
+                Command::Cancel(id) => *id == made.id,
+                Command::Reserve(reserve) => {
+                    let key = made.keyed.as_ref().map(|keyed| &keyed.key);
+                    key.is_some()
+                        && key == reserve.key.as_ref()
+                        && reserve.partner_id == made.partner_id
+                }
+            });
+            if is_named {
+                named.insert(made.clone());
+            }
+        }
+        Some(Snapshot { event: self.event.clone(), named, now })
+    }
+
+    pub fn batch_at(&self, version: i64) -> Option<Uuid> {
+        let index = usize::try_from(version - 1).expect("versions start at 1");
+        self.journal.get(index).map(|journalled| journalled.batch_id)
+    }
+}
+
+fn bad_row() -> CommitError {
+    CommitError::BadRow(sqlx::Error::RowNotFound)
+}
+
+impl Journalled {
+    fn of(batch: &Batch) -> Self {
+        let changes = batch.changes.iter().map(|change| match change {
+            Change::Insert(new) => JournalledChange {
+                kind: ChangeKind::Reserved,
+                id: new.id,
+                partner_id: new.partner_id.as_str().to_owned(),
+                seats: new.seats,
+            },
+            Change::Alter { kind, id, partner_id, seats, .. } => JournalledChange {
+                kind: *kind,
+                id: *id,
+                partner_id: partner_id.as_str().to_owned(),
+                seats: *seats,
+            },
+        });
+        Self { batch_id: batch.id, changes: changes.collect() }
+    }
+}
 
 /// What happens to the next call of `commit`.
 #[derive(Debug)]
@@ -30,6 +191,7 @@ pub enum Fault {
     Panics,
 }
 
+/// The store that fails on demand.
 pub struct Simulated {
     state: Mutex<State>,
     stalled: Notify,
@@ -37,40 +199,23 @@ pub struct Simulated {
 }
 
 struct State {
-    event: Event,
-    reservations: HashMap<ReservationId, Reservation>,
-    /// The batch that made each version, from 1.
-    journal: Vec<Uuid>,
+    database: Database,
     faults: VecDeque<Fault>,
     fence_faults: usize,
     fences: usize,
     snapshots: usize,
     late: Vec<Batch>,
-    /// A row of this partner is one that the database refuses.
-    refused_partner: Option<String>,
 }
 
 impl Simulated {
     pub fn with_seats(id: &EventId, seats: i32) -> Self {
-        let event = Event {
-            id: id.clone(),
-            name: "Simulated".into(),
-            total_seats: seats,
-            available_seats: seats,
-            reservation_count: 0,
-            version: 0,
-            created_at: OffsetDateTime::UNIX_EPOCH,
-        };
         let state = State {
-            event,
-            reservations: HashMap::new(),
-            journal: Vec::new(),
+            database: Database::with_seats(id, seats),
             faults: VecDeque::new(),
             fence_faults: 0,
             fences: 0,
             snapshots: 0,
             late: Vec::new(),
-            refused_partner: None,
         };
         Self { state: Mutex::new(state), stalled: Notify::new(), resumed: Notify::new() }
     }
@@ -84,8 +229,8 @@ impl Simulated {
         self.locked(|state| state.fence_faults = count);
     }
 
-    pub fn refuse_rows_of(&self, partner_id: &str) {
-        self.locked(|state| state.refused_partner = Some(partner_id.into()));
+    pub fn refuse_rows_of(&self, partner_id: &'static str) {
+        self.locked(|state| state.database.refused_partner = Some(partner_id));
     }
 
     /// Returns when a commit has stalled.
@@ -101,19 +246,21 @@ impl Simulated {
     /// Another replica's commit: moves the version, and gives or takes seats.
     pub fn elsewhere(&self, seats_freed: i32) {
         self.locked(|state| {
-            state.event.available_seats += seats_freed;
-            state.event.total_seats = state.event.total_seats.max(state.event.available_seats);
-            state.event.version += 1;
-            state.journal.push(Uuid::new_v4());
+            let event = &mut state.database.event;
+            event.available_seats += seats_freed;
+            event.total_seats = event.total_seats.max(event.available_seats);
+            event.version += 1;
+            let journalled = Journalled { batch_id: Uuid::new_v4(), changes: Vec::new() };
+            state.database.journal.push(journalled);
         });
     }
 
     pub fn event(&self) -> Event {
-        self.locked(|state| state.event.clone())
+        self.locked(|state| state.database.event.clone())
     }
 
     pub fn reservations(&self) -> Vec<Reservation> {
-        self.locked(|state| state.reservations.values().cloned().collect())
+        self.locked(|state| state.database.reservations.values().cloned().collect())
     }
 
     /// How often the event was fenced, and how often it was read.
@@ -121,67 +268,13 @@ impl Simulated {
         self.locked(|state| (state.fences, state.snapshots))
     }
 
+    fn apply(&self, batch: &Batch) -> Result<Commit, CommitError> {
+        self.locked(|state| state.database.commit(batch, OffsetDateTime::UNIX_EPOCH))
+    }
+
     fn locked<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         // A planned panic happens outside of the lock.
         work(&mut self.state.lock().expect("no panic under the lock"))
-    }
-}
-
-impl State {
-    fn apply(&mut self, batch: &Batch) -> Result<Commit, CommitError> {
-        if self.event.version != batch.base_version || self.event.available_seats < batch.net_seats
-        {
-            return Ok(Commit::VersionMoved);
-        }
-        for change in &batch.changes {
-            self.check(change)?;
-        }
-        let version = self.event.version + 1;
-        for change in &batch.changes {
-            match change {
-                Change::Insert(new) => {
-                    self.reservations.insert(new.id, new.clone());
-                }
-                Change::Alter { id, status, .. } => {
-                    let altered = self.reservations.get_mut(id).expect("it was checked");
-                    altered.status = *status;
-                    altered.version = version;
-                }
-            }
-        }
-        self.event.available_seats -= batch.net_seats;
-        self.event.reservation_count += batch.net_confirmed;
-        self.event.version = version;
-        self.journal.push(batch.id);
-        Ok(Commit::Committed(Committed {
-            version,
-            available_seats: self.event.available_seats,
-            reservation_count: self.event.reservation_count,
-            now: OffsetDateTime::UNIX_EPOCH,
-        }))
-    }
-
-    fn check(&self, change: &Change) -> Result<(), CommitError> {
-        let bad_row = || Err(CommitError::BadRow(sqlx::Error::RowNotFound));
-        match change {
-            Change::Insert(new) => {
-                if self.refused_partner.as_deref() == Some(new.partner_id.as_str()) {
-                    return bad_row();
-                }
-                let same_key = |made: &&Reservation| {
-                    let key = |of: &Reservation| of.keyed.clone().map(|keyed| keyed.key);
-                    made.partner_id == new.partner_id && key(made) == key(new)
-                };
-                if new.keyed.is_some() && self.reservations.values().any(|made| same_key(&made)) {
-                    return Err(CommitError::KeyTaken);
-                }
-                Ok(())
-            }
-            Change::Alter { id, previous_version, .. } => match self.reservations.get(id) {
-                Some(made) if made.version == *previous_version => Ok(()),
-                Some(_) | None => bad_row(),
-            },
-        }
     }
 }
 
@@ -194,26 +287,7 @@ impl Store for Simulated {
     ) -> Result<Option<Snapshot>, Unavailable> {
         Ok(self.locked(|state| {
             state.snapshots += 1;
-            if state.event.id != *event_id {
-                return None;
-            }
-            let mut named = Named::default();
-            for made in state.reservations.values() {
-                let is_named = commands.iter().any(|command| match command {
-                    Command::Cancel(id) => *id == made.id,
-                    Command::Reserve(reserve) => {
-                        let key = made.keyed.as_ref().map(|keyed| &keyed.key);
-                        key.is_some()
-                            && key == reserve.key.as_ref()
-                            && reserve.partner_id == made.partner_id
-                    }
-                });
-                if is_named {
-                    named.insert(made.clone());
-                }
-            }
-            let now = OffsetDateTime::UNIX_EPOCH;
-            Some(Snapshot { event: state.event.clone(), named, now })
+            state.database.snapshot(event_id, commands, OffsetDateTime::UNIX_EPOCH)
         }))
     }
 
@@ -223,40 +297,31 @@ impl Store for Simulated {
         let fault = self.locked(|state| {
             for late in std::mem::take(&mut state.late) {
                 // Where it no longer applies, nobody hears of it.
-                let _ = state.apply(&late);
+                let _ = state.database.commit(&late, OffsetDateTime::UNIX_EPOCH);
             }
             state.faults.pop_front()
         });
-        let copy = || Batch {
-            id: batch.id,
-            event_id: batch.event_id.clone(),
-            base_version: batch.base_version,
-            net_seats: batch.net_seats,
-            net_confirmed: batch.net_confirmed,
-            at: batch.at,
-            changes: batch.changes.clone(),
-        };
         match fault {
-            None => self.locked(|state| state.apply(batch)),
+            None => self.apply(batch),
             Some(Fault::AnswerLost) => {
-                self.locked(|state| state.apply(batch))?;
+                self.apply(batch)?;
                 Err(CommitError::Unknown(None))
             }
             Some(Fault::LostOnTheWay) => Err(CommitError::Unknown(None)),
             Some(Fault::LandsLate) => {
-                self.locked(|state| state.late.push(copy()));
+                self.locked(|state| state.late.push(batch.clone()));
                 Err(CommitError::Unknown(None))
             }
             Some(Fault::OvertakenThenLost) => {
                 self.elsewhere(0);
-                self.locked(|state| state.late.push(copy()));
+                self.locked(|state| state.late.push(batch.clone()));
                 Err(CommitError::Unknown(None))
             }
             Some(Fault::Unavailable) => Err(CommitError::NotDone(Unavailable::TimedOut)),
             Some(Fault::Stalls) => {
                 self.stalled.notify_one();
                 match tokio::time::timeout_at(until, self.resumed.notified()).await {
-                    Ok(()) => self.locked(|state| state.apply(batch)),
+                    Ok(()) => self.apply(batch),
                     Err(_elapsed) => Err(CommitError::Unknown(None)),
                 }
             }
@@ -270,8 +335,7 @@ impl Store for Simulated {
         version: i64,
         _until: Instant,
     ) -> Result<Option<Uuid>, Unavailable> {
-        let index = usize::try_from(version - 1).expect("versions start at 1");
-        Ok(self.locked(|state| state.journal.get(index).copied()))
+        Ok(self.locked(|state| state.database.batch_at(version)))
     }
 
     async fn fence(&self, _event_id: &EventId, _until: Instant) -> Result<(), Unavailable> {

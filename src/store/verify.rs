@@ -1,0 +1,159 @@
+//! The reads of `ticketboss verify`: in pages, each a short statement of its own.
+//!
+//! `offset 0` keeps the planner from turning a join around: what is looked up is looked up row by
+//! row, by its key.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// Ids of events, in their order.
+pub(crate) async fn events_after(
+    connection: &mut PgConnection,
+    id: &str,
+    count: i64,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "-- verify_events
+        select id from events where id > $1 order by id limit $2",
+        id,
+        count,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// What an event says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    pub initial_seats: i32,
+    pub total_seats: i32,
+    pub available_seats: i32,
+    pub reservation_count: i64,
+    pub version: i64,
+}
+
+pub(crate) async fn counters(
+    connection: &mut PgConnection,
+    event_id: &str,
+) -> Result<Option<Counters>, sqlx::Error> {
+    sqlx::query_as!(
+        Counters,
+        "-- verify_counters
+        select initial_seats, total_seats, available_seats, reservation_count, version
+          from events
+         where id = $1",
+        event_id,
+    )
+    .fetch_optional(connection)
+    .await
+}
+
+/// A change of the journal, or a version without any, and the reservation it names as it is now.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalEntry {
+    pub version: i64,
+    pub kind: Option<i16>,
+    pub reservation_id: Option<Uuid>,
+    pub partner_id: Option<String>,
+    pub seats: Option<i32>,
+    pub stored_version: Option<i64>,
+    pub stored_partner_id: Option<String>,
+    pub stored_seats: Option<i32>,
+    pub stored_status: Option<String>,
+}
+
+/// The versions of an event after `after` and up to `to`.
+pub(crate) async fn journal_between(
+    connection: &mut PgConnection,
+    event_id: &str,
+    after: i64,
+    to: i64,
+) -> Result<Vec<JournalEntry>, sqlx::Error> {
+    sqlx::query_as!(
+        JournalEntry,
+        r#"-- verify_journal
+        select journal.version, change.kind as "kind?", change.id as "reservation_id?",
+               change.partner_id as "partner_id?", change.seats as "seats?",
+               stored.version as "stored_version?", stored.partner_id as "stored_partner_id?",
+               stored.seats as "stored_seats?", stored.status as "stored_status?"
+          from journal
+          left join lateral unnest(kinds::smallint[], reservation_ids, partner_ids, seats)
+                         as change (kind, id, partner_id, seats) on true
+          left join lateral (
+                select version, partner_id, seats, status
+                  from reservations
+                 where id = change.id and event_id = $1
+                offset 0
+               ) as stored on true
+         where journal.event_id = $1 and journal.version > $2 and journal.version <= $3
+         order by journal.version"#,
+        event_id,
+        after,
+        to,
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// A reservation, and what the journal says of it at the version that it carries.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredEntry {
+    pub id: Uuid,
+    pub event_id: String,
+    pub seats: i32,
+    pub status: String,
+    pub version: i64,
+    /// Reservations with its idempotency key and item, itself among them.
+    pub of_its_key: Option<i64>,
+    pub journal_kind: Option<i16>,
+    pub journal_seats: Option<i32>,
+}
+
+/// Reservations of all events, in the order of their ids.
+pub(crate) async fn reservations_after(
+    connection: &mut PgConnection,
+    id: Uuid,
+    event_id: &str,
+    count: i64,
+) -> Result<Vec<StoredEntry>, sqlx::Error> {
+    sqlx::query_as!(
+        StoredEntry,
+        r#"-- verify_reservations
+        select stored.id as "id!", stored.event_id as "event_id!",
+               stored.seats as "seats!", stored.status as "status!",
+               stored.version as "version!",
+               case when stored.idempotency_key is not null then (
+                    select count(*) from (
+                           select 1
+                             from reservations
+                            where event_id = stored.event_id
+                              and partner_id = stored.partner_id
+                              and idempotency_key = stored.idempotency_key
+                              and item = stored.item
+                           offset 0
+                    ) as same
+               ) end as "of_its_key?",
+               said.kind as "journal_kind?", said.seats as "journal_seats?"
+          from (
+                select *
+                  from reservations
+                 where (id, event_id) > ($1::uuid, $2::text)
+                 order by id, event_id
+                 limit $3
+               ) as stored
+          left join lateral (
+                select kinds[place] as kind, journal.seats[place] as seats
+                  from journal, array_position(reservation_ids, stored.id) as place
+                 where journal.event_id = stored.event_id
+                   and journal.version = stored.version
+                   and place is not null
+                offset 0
+               ) as said on true
+         order by stored.id, stored.event_id"#,
+        id,
+        event_id,
+        count,
+    )
+    .fetch_all(connection)
+    .await
+}

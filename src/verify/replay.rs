@@ -1,0 +1,171 @@
+//! The journal of one event, replayed up to one version, and compared with the tables.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use crate::domain::{ChangeKind, Status};
+use crate::store::verify::{Counters, JournalEntry, StoredEntry};
+
+/// The replay of an event, entry by entry. It keeps nothing of an entry, except of reservations
+/// that have changed since the version it replays to: as many as change while it is at work.
+pub struct Replay {
+    event_id: String,
+    /// The event as it was when the replay began.
+    found: Counters,
+    version: i64,
+    available_seats: i64,
+    /// By the table, and by the journal for what has changed since.
+    owned_seats: i64,
+    confirmed: i64,
+    changed_since: HashMap<Uuid, (Status, i64)>,
+}
+
+impl Replay {
+    pub fn new(event_id: &str, found: Counters) -> Self {
+        Self {
+            event_id: event_id.to_owned(),
+            version: 0,
+            available_seats: found.initial_seats.into(),
+            owned_seats: 0,
+            confirmed: 0,
+            changed_since: HashMap::new(),
+            found,
+        }
+    }
+
+    /// The version up to which everything is replayed.
+    pub fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// The next entry; what is wrong with it goes to `wrong`.
+    pub fn entry(&mut self, entry: &JournalEntry, wrong: &mut Vec<String>) {
+        if entry.version != self.version {
+            self.end_version(wrong);
+            if entry.version != self.version + 1 {
+                wrong.push(self.says(&format!(
+                    "the journal goes from version {} to {}",
+                    self.version, entry.version
+                )));
+            }
+            self.version = entry.version;
+        }
+        let (Some(kind), Some(id), Some(seats)) = (entry.kind, entry.reservation_id, entry.seats)
+        else {
+            // A version that changed the event itself.
+            return;
+        };
+        let Some(kind) = ChangeKind::parse(kind) else {
+            wrong.push(self.says(&format!("version {}: kind {kind} is not known", self.version)));
+            return;
+        };
+        let seats = i64::from(seats);
+        self.available_seats -= kind.seats_taken(seats);
+        self.compare(entry, kind, id, seats, wrong);
+    }
+
+    /// The entry with the reservation it names.
+    fn compare(
+        &mut self,
+        entry: &JournalEntry,
+        kind: ChangeKind,
+        id: Uuid,
+        seats: i64,
+        wrong: &mut Vec<String>,
+    ) {
+        let at = self.version;
+        let (Some(version), Some(status)) = (entry.stored_version, &entry.stored_status) else {
+            wrong.push(self.says(&format!("version {at} names {id}, which is not there")));
+            return;
+        };
+        if entry.partner_id != entry.stored_partner_id {
+            wrong.push(self.says(&format!("version {at} names another partner for {id}")));
+        }
+        if version > self.found.version {
+            self.changed_since.insert(id, (kind.status(), seats));
+        } else if version < at {
+            wrong.push(self.says(&format!("version {at} changes {id}, which is at {version}")));
+        } else if version == at {
+            let stored_seats = i64::from(entry.stored_seats.unwrap_or_default());
+            match Status::parse(status) {
+                Some(status) => self.count(status, stored_seats),
+                None => wrong.push(self.says(&format!("{id} is {status}, which is no status"))),
+            }
+        }
+    }
+
+    fn count(&mut self, status: Status, seats: i64) {
+        if status.owns_seats() {
+            self.owned_seats += seats;
+        }
+        self.confirmed += i64::from(status == Status::Confirmed);
+    }
+
+    fn end_version(&self, wrong: &mut Vec<String>) {
+        if self.available_seats < 0 {
+            let (version, seats) = (self.version, self.available_seats);
+            wrong.push(self.says(&format!("replayed to version {version}: {seats} seats left")));
+        }
+    }
+
+    /// Compares what was replayed with what the event says of itself.
+    pub fn end(mut self, wrong: &mut Vec<String>) {
+        self.end_version(wrong);
+        for (status, seats) in std::mem::take(&mut self.changed_since).into_values() {
+            self.count(status, seats);
+        }
+        let Counters { total_seats, available_seats, reservation_count, version, .. } = self.found;
+        let (total, available) = (i64::from(total_seats), i64::from(available_seats));
+        let owned = self.owned_seats;
+        if available + owned != total {
+            let sum = format!("{available} available + {owned} owned <> {total} in total");
+            wrong.push(self.says(&sum));
+        }
+        if !(0..=total).contains(&available) {
+            wrong.push(self.says(&format!("{available} of {total} seats are available")));
+        }
+        if reservation_count != self.confirmed {
+            let confirmed = self.confirmed;
+            wrong.push(self.says(&format!(
+                "it counts {reservation_count} confirmed reservations of {confirmed}"
+            )));
+        }
+        if version != self.version {
+            let last = self.version;
+            wrong.push(self.says(&format!("it is at version {version}, its journal at {last}")));
+        }
+        if self.available_seats != available {
+            let replayed = self.available_seats;
+            wrong.push(self.says(&format!(
+                "replaying its journal leaves {replayed} seats available, not {available}"
+            )));
+        }
+    }
+
+    fn says(&self, what: &str) -> String {
+        format!("event {}: {what}", self.event_id)
+    }
+}
+
+/// What is wrong with a reservation by itself, and by the journal of the version that it carries.
+pub fn check_stored(stored: &StoredEntry, wrong: &mut Vec<String>) {
+    let StoredEntry { id, event_id, version, status, seats, .. } = stored;
+    let mut says = |what: &str| wrong.push(format!("event {event_id}: reservation {id} {what}"));
+    let kind = stored.journal_kind.and_then(ChangeKind::parse);
+    match kind {
+        None => says(&format!("is at version {version}, whose journal does not name it")),
+        Some(kind) => {
+            let said = kind.status().as_str();
+            if said != status {
+                says(&format!("is {status}, and {said} by the journal of version {version}"));
+            }
+            if stored.journal_seats != Some(*seats) {
+                says(&format!("has {seats} seats, and others in the journal of version {version}"));
+            }
+        }
+    }
+    if let Some(count @ 2..) = stored.of_its_key {
+        says(&format!("is one of {count} under one idempotency key"));
+    }
+}

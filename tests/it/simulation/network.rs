@@ -1,0 +1,265 @@
+//! The way from a replica to the database, which delays, loses and breaks.
+
+use std::sync::{Arc, Mutex};
+
+use ticketboss::domain::{Command, EventId};
+use ticketboss::store::{Batch, Commit, CommitError, Snapshot, Store, Unavailable};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::dice::Dice;
+use super::server::{Server, Session, SessionLost};
+use super::trace::{Trace, What};
+
+/// How likely the faults are, of one; and how slow everything is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weather {
+    /// No connection is to be had.
+    pub refused: f64,
+    /// The statement ends with an error, and did nothing.
+    pub error: f64,
+    /// The statement never arrives, and the connection breaks.
+    pub lost: f64,
+    /// The statement runs, and the connection breaks before its answer.
+    pub answer_lost: f64,
+    /// The connection breaks, and the statement runs later.
+    pub late: f64,
+    /// The connection is silent, and the statement may run at any time.
+    pub silent: f64,
+    pub latency_max_ms: u64,
+    /// How late a late statement may be.
+    pub late_max_ms: u64,
+}
+
+impl Weather {
+    pub const CALM: Self = Self {
+        refused: 0.0,
+        error: 0.0,
+        lost: 0.0,
+        answer_lost: 0.0,
+        late: 0.0,
+        silent: 0.0,
+        latency_max_ms: 2,
+        late_max_ms: 0,
+    };
+}
+
+/// What becomes of one statement on its way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fate {
+    Arrives,
+    Error,
+    Lost,
+    AnswerLost,
+    Late,
+    Silent,
+}
+
+/// What all replicas reach the database through.
+pub struct Network {
+    pub server: Server,
+    pub dice: Dice,
+    pub weather: Mutex<Weather>,
+    pub trace: Trace,
+}
+
+impl Network {
+    fn weather(&self) -> Weather {
+        *self.weather.lock().expect("no panic under the lock")
+    }
+
+    fn fate(&self) -> Fate {
+        let weather = self.weather();
+        let fates = [
+            (weather.error, Fate::Error),
+            (weather.lost, Fate::Lost),
+            (weather.answer_lost, Fate::AnswerLost),
+            (weather.late, Fate::Late),
+            (weather.silent, Fate::Silent),
+        ];
+        let met = fates.into_iter().find(|(likely, _)| self.dice.chance(*likely));
+        met.map_or(Fate::Arrives, |(_, fate)| fate)
+    }
+
+    async fn travel(&self) {
+        sleep(self.dice.pause(self.weather().latency_max_ms)).await;
+    }
+
+    /// A statement, from the moment at which it is written to a connection. It goes on when nobody
+    /// waits for its answer any more.
+    async fn run(
+        self: Arc<Self>,
+        incarnation: u64,
+        statement: Statement,
+        fate: Fate,
+        answer: oneshot::Sender<Told>,
+    ) {
+        let session = Session { server: &self.server, incarnation };
+        self.travel().await;
+        let mut answer = Some(answer);
+        match fate {
+            Fate::Arrives | Fate::AnswerLost => {}
+            Fate::Error => {
+                let _ = answer.take().map(|answer| answer.send(failed()));
+                return;
+            }
+            Fate::Lost => return,
+            Fate::Late => {
+                answer = None;
+                sleep(self.dice.pause(self.weather().late_max_ms)).await;
+            }
+            Fate::Silent => sleep(self.dice.pause(self.weather().late_max_ms)).await,
+        }
+        let ended = match &statement {
+            Statement::Commit(batch) => {
+                let ended = session.commit(batch).await;
+                self.trace.add(What::Ran(batch.id, format!("{ended:?}")));
+                ended.map(Told::Commit)
+            }
+            Statement::Fence => session.fence().await.map(Told::Fence),
+        };
+        self.travel().await;
+        if fate == Fate::AnswerLost || fate == Fate::Silent {
+            // A silent connection stays open: the caller finds out by its own time.
+            if fate == Fate::Silent {
+                std::future::pending::<()>().await;
+            }
+            return;
+        }
+        if let (Some(answer), Ok(told)) = (answer, ended) {
+            // The caller may have given up.
+            let _ = answer.send(told);
+        }
+    }
+}
+
+enum Statement {
+    Commit(Batch),
+    Fence,
+}
+
+/// What the server says of a statement.
+enum Told {
+    Commit(Result<Commit, CommitError>),
+    Fence(Result<(), CommitError>),
+}
+
+fn failed() -> Told {
+    Told::Commit(Err(CommitError::NotDone(Unavailable::TimedOut)))
+}
+
+/// A replica's store.
+pub struct Remote {
+    network: Arc<Network>,
+    /// Set when the replica is killed: it hears of nothing more.
+    killed: CancellationToken,
+    /// The incarnation of the server on which a commit of this replica has succeeded.
+    trusted: Mutex<Option<u64>>,
+}
+
+impl Remote {
+    pub fn new(network: Arc<Network>, killed: CancellationToken) -> Self {
+        Self { network, killed, trusted: Mutex::default() }
+    }
+
+    /// A session on which something was committed before, as the real store's are.
+    async fn session(&self, until: Instant) -> Result<Session<'_>, Unavailable> {
+        let network = &self.network;
+        if network.dice.chance(network.weather().refused) {
+            network.travel().await;
+            return Err(Unavailable::TimedOut);
+        }
+        let session = network.server.connect().ok_or(Unavailable::TimedOut)?;
+        let trusted = || self.trusted.lock().expect("no panic under the lock");
+        if *trusted() != Some(session.incarnation) {
+            let committed = timeout_at(until, session.fence()).await;
+            let Ok(Ok(Ok(()))) = committed else { return Err(Unavailable::TimedOut) };
+            *trusted() = Some(session.incarnation);
+        }
+        Ok(session)
+    }
+
+    /// What a process that was killed does not live to see.
+    async fn lived<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            () = self.killed.cancelled() => std::future::pending().await,
+            done = work => done,
+        }
+    }
+
+    /// `None` when nobody knows what became of it.
+    async fn send(
+        &self,
+        statement: Statement,
+        until: Instant,
+    ) -> Result<Option<Told>, Unavailable> {
+        let network = &self.network;
+        let incarnation = self.session(until).await?.incarnation;
+        let fate = network.fate();
+        if let Statement::Commit(batch) = &statement {
+            network.trace.add(What::Sent(batch.id, batch.base_version, fate));
+        }
+        let (answer, told) = oneshot::channel();
+        tokio::spawn(Arc::clone(network).run(incarnation, statement, fate, answer));
+        Ok(timeout_at(until, told).await.ok().and_then(Result::ok))
+    }
+
+    async fn read<T>(
+        &self,
+        until: Instant,
+        read: impl FnOnce(&Session<'_>) -> Result<T, SessionLost>,
+    ) -> Result<T, Unavailable> {
+        let network = &self.network;
+        let reading = async {
+            let session = self.session(until).await?;
+            network.travel().await;
+            let answer = match network.fate() {
+                Fate::Arrives => read(&session).ok(),
+                Fate::Silent => std::future::pending().await,
+                Fate::Error | Fate::Lost | Fate::AnswerLost | Fate::Late => None,
+            };
+            network.travel().await;
+            answer.ok_or(Unavailable::TimedOut)
+        };
+        timeout_at(until, reading).await.unwrap_or(Err(Unavailable::TimedOut))
+    }
+}
+
+impl Store for Remote {
+    async fn snapshot(
+        &self,
+        event_id: &EventId,
+        commands: &[&Command],
+        until: Instant,
+    ) -> Result<Option<Snapshot>, Unavailable> {
+        let read = |session: &Session<'_>| session.snapshot(event_id, commands);
+        self.lived(self.read(until, read)).await
+    }
+
+    async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {
+        match self.lived(self.send(Statement::Commit(batch.clone()), until)).await? {
+            Some(Told::Commit(commit)) => commit,
+            Some(Told::Fence(_)) => unreachable!("it was a commit"),
+            None => Err(CommitError::Unknown(None)),
+        }
+    }
+
+    async fn batch_at(
+        &self,
+        _event_id: &EventId,
+        version: i64,
+        until: Instant,
+    ) -> Result<Option<Uuid>, Unavailable> {
+        self.lived(self.read(until, |session| session.batch_at(version))).await
+    }
+
+    async fn fence(&self, _event_id: &EventId, until: Instant) -> Result<(), Unavailable> {
+        match self.lived(self.send(Statement::Fence, until)).await? {
+            Some(Told::Fence(Ok(()))) => Ok(()),
+            Some(Told::Fence(Err(_)) | Told::Commit(_)) | None => Err(Unavailable::TimedOut),
+        }
+    }
+}

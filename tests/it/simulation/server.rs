@@ -1,0 +1,218 @@
+//! The database server as its clients meet it: it restarts, it waits for its standby, and it is
+//! replaced by it.
+//!
+//! A commit of PostgreSQL that waits for a synchronous standby keeps its row locked and its effect
+//! hidden. If the wait is broken off by a restart, the effect is there, and may be lost with the
+//! machine; if the standby takes over, it never was.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use ticketboss::domain::{Command, EventId, Timestamp};
+use ticketboss::store::{Batch, Commit, CommitError, Snapshot, Unavailable};
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use crate::support::simulated::Database;
+
+/// How long a statement waits for a row lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct Server {
+    state: Mutex<State>,
+    /// Told of everything that a statement may wait for. Not a `watch` channel: that one wakes its
+    /// receivers in an order of chance.
+    changes: Notify,
+    started: Instant,
+}
+
+struct State {
+    /// What statements see.
+    visible: Database,
+    /// What the standby has of it: the state after some version.
+    replicated: Database,
+    /// Counted up when all sessions end.
+    incarnation: u64,
+    up: bool,
+    standby: bool,
+    /// The commit that waits for the standby, with the event's row locked, and what it makes.
+    waiting: Option<(Ticket, Database)>,
+    tickets: Ticket,
+    /// The last commit that had waited and went on.
+    confirmed: Ticket,
+}
+
+/// Names a commit that waits.
+type Ticket = u64;
+
+/// The session ended before the statement did.
+#[derive(Debug)]
+pub struct SessionLost;
+
+impl Server {
+    pub fn new(database: Database) -> Self {
+        let state = State {
+            visible: database.clone(),
+            replicated: database,
+            incarnation: 0,
+            up: true,
+            standby: true,
+            waiting: None,
+            tickets: 0,
+            confirmed: 0,
+        };
+        Self { state: Mutex::new(state), changes: Notify::new(), started: Instant::now() }
+    }
+
+    /// A session; none while the server is down.
+    pub fn connect(&self) -> Option<Session<'_>> {
+        let state = self.state();
+        state.up.then_some(Session { server: self, incarnation: state.incarnation })
+    }
+
+    /// The server goes down without warning. What waited for the standby is there afterwards.
+    pub fn crash(&self) {
+        self.change(|state| {
+            if let Some((_, made)) = state.waiting.take() {
+                state.visible = made;
+            }
+            state.incarnation += 1;
+            state.up = false;
+        });
+    }
+
+    pub fn start(&self) {
+        self.change(|state| state.up = true);
+    }
+
+    /// The standby cannot be reached any more.
+    pub fn lose_standby(&self) {
+        self.change(|state| state.standby = false);
+    }
+
+    /// The standby is back, and catches up.
+    pub fn find_standby(&self) {
+        self.change(|state| {
+            state.standby = true;
+            if let Some((ticket, made)) = state.waiting.take() {
+                state.visible = made;
+                state.confirmed = ticket;
+            }
+            state.replicated = state.visible.clone();
+        });
+    }
+
+    /// The standby takes over, with what it has. It has a standby of its own.
+    pub fn fail_over(&self) {
+        self.change(|state| {
+            state.waiting = None;
+            state.visible = state.replicated.clone();
+            state.incarnation += 1;
+            state.up = true;
+            state.standby = true;
+        });
+    }
+
+    /// What is there when all is over.
+    pub fn database(&self) -> Database {
+        self.state().visible.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        OffsetDateTime::UNIX_EPOCH + self.started.elapsed()
+    }
+
+    fn change(&self, work: impl FnOnce(&mut State)) {
+        work(&mut self.state());
+        self.changes.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under the lock")
+    }
+}
+
+/// A connection, as long as it lasts.
+pub struct Session<'a> {
+    pub server: &'a Server,
+    /// Which life of the server it belongs to.
+    pub incarnation: u64,
+}
+
+impl Session<'_> {
+    pub fn snapshot(
+        &self,
+        event_id: &EventId,
+        commands: &[&Command],
+    ) -> Result<Option<Snapshot>, SessionLost> {
+        let now = self.server.now();
+        Ok(self.alive()?.visible.snapshot(event_id, commands, now))
+    }
+
+    pub fn batch_at(&self, version: i64) -> Result<Option<Uuid>, SessionLost> {
+        Ok(self.alive()?.visible.batch_at(version))
+    }
+
+    pub async fn commit(&self, batch: &Batch) -> Result<Result<Commit, CommitError>, SessionLost> {
+        // A row that is seen not to match is not waited for.
+        if self.alive()?.visible.event.version != batch.base_version {
+            return Ok(Ok(Commit::VersionMoved));
+        }
+        let now = self.server.now();
+        let writes = |commit: &Commit| matches!(commit, Commit::Committed(_));
+        self.write(writes, |database| database.commit(batch, now)).await
+    }
+
+    pub async fn fence(&self) -> Result<Result<(), CommitError>, SessionLost> {
+        // To lock a row is written to the log like any other commit.
+        let locked = self.write(|_| true, |_| Ok(Commit::VersionMoved)).await?;
+        Ok(locked.map(|_| ()))
+    }
+
+    /// Runs a statement that locks the event's row.
+    async fn write(
+        &self,
+        writes: impl FnOnce(&Commit) -> bool,
+        work: impl FnOnce(&mut Database) -> Result<Commit, CommitError>,
+    ) -> Result<Result<Commit, CommitError>, SessionLost> {
+        let lock_by = Instant::now() + LOCK_TIMEOUT;
+        while self.alive()?.waiting.is_some() {
+            if timeout_at(lock_by, self.server.changes.notified()).await.is_err() {
+                return Ok(Err(CommitError::NotDone(Unavailable::TimedOut)));
+            }
+        }
+        let (ticket, commit) = {
+            let mut state = self.alive()?;
+            let mut made = state.visible.clone();
+            let commit = match work(&mut made) {
+                Ok(commit) => commit,
+                Err(failure) => return Ok(Err(failure)),
+            };
+            if !writes(&commit) {
+                return Ok(Ok(commit));
+            }
+            if state.standby {
+                state.visible = made.clone();
+                state.replicated = made;
+                return Ok(Ok(commit));
+            }
+            state.tickets += 1;
+            let ticket = state.tickets;
+            state.waiting = Some((ticket, made));
+            (ticket, commit)
+        };
+        // Nothing but the standby, or the end of the session, ends this wait.
+        while self.alive()?.confirmed < ticket {
+            self.server.changes.notified().await;
+        }
+        Ok(Ok(commit))
+    }
+
+    fn alive(&self) -> Result<MutexGuard<'_, State>, SessionLost> {
+        let state = self.server.state();
+        let alive = state.up && state.incarnation == self.incarnation;
+        if alive { Ok(state) } else { Err(SessionLost) }
+    }
+}

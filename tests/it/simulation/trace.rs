@@ -1,0 +1,64 @@
+//! Everything that happened in a run, in order: what a replay is compared with, and read when a
+//! seed fails.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::auditor::{Answer, Request};
+use super::network::Fate;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// A client's call, by its number, at a replica.
+    Called(usize, usize, Request),
+    Answered(usize, Answer),
+    /// A batch, from a version.
+    Sent(Uuid, i64, Fate),
+    /// It ran; what the server would say.
+    Ran(Uuid, String),
+    /// A fault of more than one statement.
+    Happened(String),
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Trace {
+    started: Instant,
+    lines: Arc<Mutex<Vec<(Duration, What)>>>,
+}
+
+impl Trace {
+    pub fn start() -> Self {
+        Self { started: Instant::now(), lines: Arc::default() }
+    }
+
+    pub fn add(&self, what: What) {
+        self.locked(|lines| lines.push((self.started.elapsed(), what)));
+    }
+
+    /// How much has happened: a clock that two events never read alike.
+    pub fn len(&self) -> usize {
+        self.locked(|lines| lines.len())
+    }
+
+    pub fn lines(&self) -> Vec<(Duration, What)> {
+        self.locked(|lines| lines.clone())
+    }
+
+    fn locked<T>(&self, work: impl FnOnce(&mut Vec<(Duration, What)>) -> T) -> T {
+        work(&mut self.lines.lock().expect("no panic under the lock"))
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, what) in self.lines() {
+            writeln!(f, "{:>10.6} s  {what:?}", at.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! `ticketboss verify`: sees what is wrong, and nothing else.
+
+use serde_json::json;
+
+use crate::support::binary::{self, Binary};
+use crate::support::{TestDatabase, with_app};
+
+/// Three reservations of one event, one of them cancelled, one keyed, made by versions 1 to 4.
+const SOUND: &str = "
+insert into events (id, name, initial_seats, total_seats, available_seats)
+     values ('e', 'E', 10, 10, 10), ('other', 'Other', 10, 10, 10);
+update events set available_seats = 4, reservation_count = 2, version = 4 where id = 'e';
+insert into reservations (id, created_at, version, seats, event_id, partner_id, status,
+                          idempotency_key, request_fingerprint)
+     values ('00000000-0000-7000-8000-000000000001', now(), 4, 1, 'e', 'p', 'cancelled', null, null),
+            ('00000000-0000-7000-8000-000000000002', now(), 2, 2, 'e', 'p', 'confirmed', null, null),
+            ('00000000-0000-7000-8000-000000000003', now(), 3, 4, 'e', 'p', 'confirmed', 'k', 'f');
+insert into journal (event_id, version, at, batch_id, change_count,
+                     kinds, reservation_ids, partner_ids, seats)
+select 'e', version, now(), gen_random_uuid(), 1, array[kind]::smallint[],
+       array[('00000000-0000-7000-8000-00000000000' || id)::uuid], '{p}', array[seats]
+  from (values (1, 1, 1, 1), (2, 1, 2, 2), (3, 1, 3, 4), (4, 6, 1, 1)) as made (version, kind, id, seats);
+";
+
+/// Damage, by what it is. Each is seen by the statement of the tests and by `verify`.
+const DAMAGE: &[(&str, &str)] = &[
+    ("a seat is stranded", "update events set available_seats = 3 where id = 'e'"),
+    ("a seat is there twice", "update events set available_seats = 5 where id = 'e'"),
+    (
+        "seats are sold that are not there",
+        "alter table events drop constraint events_available_seats_not_negative;
+         update events set total_seats = 5, available_seats = -1 where id = 'e'",
+    ),
+    ("the count is off", "update events set reservation_count = 3 where id = 'e'"),
+    ("a version is missing", "delete from journal where version = 2"),
+    ("the first version is missing", "delete from journal where version = 1"),
+    ("the last version is missing", "delete from journal where version = 4"),
+    ("the event is behind its journal", "update events set version = 3 where id = 'e'"),
+    ("a reservation is missing", "delete from reservations where version = 2"),
+    (
+        "a reservation is there that nobody made",
+        "insert into reservations (id, created_at, version, seats, event_id, partner_id, status)
+         values ('00000000-0000-7000-8000-000000000009', now(), 2, 2, 'e', 'p', 'cancelled')",
+    ),
+    (
+        "a reservation belongs to no event",
+        "insert into reservations (id, created_at, version, seats, event_id, partner_id, status)
+         values ('00000000-0000-7000-8000-000000000009', now(), 2, 2, 'none', 'p', 'confirmed')",
+    ),
+    ("a cancel was not done", "update reservations set status = 'confirmed' where version = 4"),
+    ("a cancel was done twice", "
+        update events set available_seats = 5, version = 5 where id = 'e';
+        insert into journal (event_id, version, at, batch_id, change_count,
+                             kinds, reservation_ids, partner_ids, seats)
+        values ('e', 5, now(), gen_random_uuid(), 1, '{6}',
+                '{00000000-0000-7000-8000-000000000001}', '{p}', '{1}');
+        update reservations set version = 5 where version = 4"),
+    ("a cancel was not journalled", "update reservations set status = 'cancelled' where version = 2"),
+    ("a reservation is at another version", "update reservations set version = 1 where version = 2"),
+    ("a reservation has other seats", "update reservations set seats = 3 where version = 2"),
+    ("a reservation has another owner", "update reservations set partner_id = 'q' where version = 2"),
+    (
+        "two reservations have one key",
+        "drop index reservations_idempotency_key;
+         update reservations set idempotency_key = 'k', request_fingerprint = 'f' where version = 2",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_damage_is_seen() {
+    let database = TestDatabase::create().await;
+    for (what, damage) in DAMAGE {
+        database.execute("truncate events, reservations, journal").await;
+        database.execute(SOUND).await;
+        database.audit().await;
+        database.execute(damage).await;
+        let (by_statement, by_verify) = database.problems().await;
+        assert!(!by_statement.is_empty(), "not seen by the statement: {what}");
+        assert!(!by_verify.is_empty(), "not seen by verify: {what}");
+        database.execute("truncate events, reservations, journal").await;
+        database
+            .execute(
+                "alter table events drop constraint if exists events_available_seats_not_negative;
+             alter table events add constraint events_available_seats_not_negative
+                   check (available_seats >= 0);
+             create unique index if not exists reservations_idempotency_key
+                 on reservations (event_id, partner_id, idempotency_key, item)
+              where idempotency_key is not null",
+            )
+            .await;
+    }
+}
+
+/// While seats are booked and given back, all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_meanwhile_is_no_damage() {
+    with_app(async |app| {
+        let selling = async {
+            let mut made = Vec::new();
+            for round in 0..300 {
+                let booked = app.reserve(1).await.made();
+                made.push(booked["reservationId"].as_str().expect("an id").to_owned());
+                if round % 2 == 1 {
+                    // An old one, which `verify` may have passed already.
+                    let id = made.remove(made.len() / 3);
+                    assert_eq!(app.delete(&format!("/reservations/{id}")).await.status, 204);
+                }
+            }
+        };
+        let mut selling = std::pin::pin!(selling);
+        let mut looked = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut selling => break,
+                (_, by_verify) = app.database.problems() => {
+                    assert_eq!(by_verify, Vec::<String>::new());
+                    looked += 1;
+                }
+            }
+        }
+        assert!(looked > 3, "it looked {looked} times");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_says_what_is_wrong() {
+    let database = TestDatabase::create().await;
+    database.execute(SOUND).await;
+    let verify = async || {
+        let mut command = binary::command(&["verify"], &[("DATABASE_URL", &database.url)]);
+        let output = command.output().await.expect("it runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let fine = "2 events, 4 versions, 3 reservations: nothing is wrong\n";
+    assert_eq!(verify().await, (Some(0), fine.into()));
+
+    database.execute("update events set available_seats = 3 where id = 'e'").await;
+    let said = "event e: 3 available + 6 owned <> 10 in total\n\
+                event e: replaying its journal leaves 4 seats available, not 3\n\
+                2 events, 4 versions, 3 reservations: 2 problems\n";
+    assert_eq!(verify().await, (Some(1), said.into()));
+
+    database.execute("drop table journal").await;
+    assert_eq!(verify().await, (Some(1), String::new()));
+}
+
+/// The database of a service that runs with a private PostgreSQL is looked at as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_works_beside_a_service_with_a_private_database() {
+    let directory = binary::TemporaryDirectory::new();
+    let environment = [("DATA_DIR", directory.as_str())];
+    let verify = async || {
+        let output = binary::command(&["verify"], &environment).output().await.expect("it runs");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let service = Binary::serve(&environment).await;
+    let body = json!({"partnerId": "abc-corp", "seats": 1});
+    let client = reqwest::Client::new();
+    let answer = client.post(format!("{}/reservations", service.base)).json(&body).send().await;
+    assert_eq!(answer.expect("an answer").status(), 201);
+    assert_eq!(verify().await, "1 event, 1 version, 1 reservation: nothing is wrong\n");
+    let (code, log) = service.stop().await;
+    assert_eq!(code, Some(0), "{log:?}");
+    // And when it does not run.
+    assert_eq!(verify().await, "1 event, 1 version, 1 reservation: nothing is wrong\n");
+}

@@ -1,0 +1,193 @@
+//! The mutation gate: each rule of the engine is broken in turn, and a test has to notice.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::succeed;
+
+mod rules;
+
+use rules::{RULES, Rule};
+
+/// Far above what the tests take. A mutant that makes them wait for ever is noticed, too.
+const TESTS_MAX: Duration = Duration::from_secs(300);
+/// Once a test has failed, the others get so long to end.
+const OTHERS_MAX: Duration = Duration::from_secs(20);
+/// The tests that need no database come first: mostly one of them notices.
+const FAST: &[&str] = &["--lib", "--test", "it"];
+const FAST_FILTER: &[&str] = &["decide", "engine", "simulation"];
+
+const PAGE: &str = "docs/reliability.md";
+const BEGIN: &str = "<!-- written by make mutants -->\n";
+const END: &str = "<!-- end of what make mutants writes -->";
+
+/// Breaks the rules that have one of the words in their name, or all.
+pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<dyn Error>> {
+    let work = Work::copy(root)?;
+    work.test("unbroken", &[])
+        .map_err(|failure| format!("the copy does not pass: {failure}"))?
+        .is_empty()
+        .then_some(())
+        .ok_or("the tests fail before anything is broken")?;
+    let mut table = String::from("| broken rule | noticed by |\n|---|---|\n");
+    let mut missed = Vec::new();
+    let wanted = |rule: &&Rule| words.is_empty() || words.iter().any(|w| rule.name.contains(w));
+    let rules: Vec<&Rule> = RULES.iter().filter(wanted).collect();
+    for rule in &rules {
+        let noticed = work.break_and_test(rule)?;
+        println!(
+            "{:8} {}: {}",
+            if noticed.is_empty() { "MISSED" } else { "noticed" },
+            rule.name,
+            { noticed.iter().cloned().collect::<Vec<_>>().join(", ") }
+        );
+        if noticed.is_empty() {
+            missed.push(rule.name);
+        }
+        table += &format!("| {} | {} |\n", rule.name, shorten(&noticed));
+    }
+    if write {
+        let path = root.join(PAGE);
+        let page = fs::read_to_string(&path)?;
+        let (before, rest) = page.split_once(BEGIN).ok_or("the page has no place for it")?;
+        let (_, after) = rest.split_once(END).ok_or("the page has no place for it")?;
+        fs::write(path, format!("{before}{BEGIN}{table}{END}{after}"))?;
+    }
+    if missed.is_empty() {
+        Ok(format!("{} broken rules, each noticed", rules.len()))
+    } else {
+        Err(format!("not noticed: {}", missed.join("; ")).into())
+    }
+}
+
+fn failures_in(log: &str) -> BTreeSet<String> {
+    let failed =
+        |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+    log.lines().filter_map(failed).collect()
+}
+
+/// Two tests and how many more.
+fn shorten(noticed: &BTreeSet<String>) -> String {
+    let named: Vec<String> = noticed.iter().take(2).map(|test| format!("`{test}`")).collect();
+    match noticed.len().saturating_sub(2) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
+/// A copy of the project that may be broken.
+struct Work {
+    folder: PathBuf,
+    target: PathBuf,
+}
+
+impl Work {
+    fn copy(root: &Path) -> Result<Self, Box<dyn Error>> {
+        let base = root.join("target/mutants");
+        let work = Self { folder: base.join("work"), target: base.join("target") };
+        let listed = Command::new("git")
+            .current_dir(root)
+            .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+            .output()?;
+        for file in String::from_utf8(listed.stdout)?.lines() {
+            let (from, to) = (root.join(file), work.folder.join(file));
+            let text = fs::read(from)?;
+            // An unchanged file keeps its time, so that little is compiled.
+            if fs::read(&to).is_ok_and(|there| there == text) {
+                continue;
+            }
+            fs::create_dir_all(to.parent().ok_or("a file without a folder")?)?;
+            fs::write(to, text)?;
+        }
+        Ok(work)
+    }
+
+    fn break_and_test(&self, rule: &Rule) -> Result<BTreeSet<String>, Box<dyn Error>> {
+        let mut originals = Vec::new();
+        for (file, old, new) in rule.edits {
+            let path = self.folder.join(file);
+            let text = fs::read_to_string(&path)?;
+            if text.matches(old).count() != 1 {
+                return Err(format!("{}: not once in {file}: {old}", rule.name).into());
+            }
+            fs::write(&path, text.replace(old, new))?;
+            originals.push((path, text));
+        }
+        let data = self.folder.join("sqlx-data.json");
+        originals.push((data.clone(), fs::read_to_string(&data)?));
+        let tested = self.prepare_and_test(rule);
+        for (path, text) in originals.into_iter().rev() {
+            fs::write(path, text)?;
+        }
+        tested
+    }
+
+    fn prepare_and_test(&self, rule: &Rule) -> Result<BTreeSet<String>, Box<dyn Error>> {
+        if rule.in_sql {
+            let mut prepare = self.cargo(&["run", "--quiet", "--package", "xtask", "--"]);
+            succeed(prepare.arg("prepare").stdout(Stdio::null()).stderr(Stdio::null()))
+                .map_err(|failure| format!("{}: {failure}", rule.name))?;
+        }
+        let fast = self.test(rule.name, FAST_FILTER)?;
+        if fast.is_empty() { self.test(rule.name, &[]) } else { Ok(fast) }
+    }
+
+    /// The tests that fail.
+    fn test(&self, name: &str, filter: &[&str]) -> Result<BTreeSet<String>, Box<dyn Error>> {
+        let log = self.folder.with_extension("log");
+        let mut cargo = self.cargo(&["test", "--no-fail-fast"]);
+        cargo.args(FAST).arg("--").args(filter);
+        let output = fs::File::create(&log)?;
+        let mut running =
+            cargo.process_group(0).stdout(output.try_clone()?).stderr(output).spawn()?;
+        let mut by = Instant::now() + TESTS_MAX;
+        let mut failed = BTreeSet::new();
+        let status = loop {
+            let status = running.try_wait()?;
+            let before = failed.len();
+            failed = failures_in(&fs::read_to_string(&log)?);
+            if before == 0 && !failed.is_empty() {
+                by = by.min(Instant::now() + OTHERS_MAX);
+            }
+            if status.is_some() {
+                break status;
+            }
+            if Instant::now() > by {
+                // With the tests that it has started.
+                killpg(Pid::from_raw(i32::try_from(running.id())?), Signal::SIGKILL)?;
+                running.wait()?;
+                break None;
+            }
+            thread::sleep(Duration::from_millis(100));
+        };
+        match status {
+            None if failed.is_empty() => {
+                Ok(BTreeSet::from(["the time of the tests, which ran out".to_owned()]))
+            }
+            None => Ok(failed),
+            Some(status) if status.success() == failed.is_empty() => Ok(failed),
+            Some(_) => Err(format!("{name}: the tests did not run; see {}", log.display()).into()),
+        }
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // What the outer cargo says of this program would rebuild dependencies that look at it.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
+                cargo.env_remove(name);
+            }
+        }
+        cargo.current_dir(&self.folder).args(arguments).env("CARGO_TARGET_DIR", &self.target);
+        cargo.env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+        cargo
+    }
+}

@@ -1,0 +1,347 @@
+//! The rules that a batch keeps, each with the edit that breaks it.
+
+/// One rule, named by what is wrong once it is broken.
+pub struct Rule {
+    pub name: &'static str,
+    /// File, what stands there exactly once, and what takes its place.
+    pub edits: &'static [(&'static str, &'static str, &'static str)],
+    /// The edit changes a query, so that `sqlx-data.json` has to follow.
+    pub in_sql: bool,
+}
+
+const DECIDE: &str = "src/domain/decide.rs";
+const BATCHER: &str = "src/batching/batcher.rs";
+const SETTLE: &str = "src/batching/settle.rs";
+const BATCHING: &str = "src/batching.rs";
+const COMMIT: &str = "src/store/commit.rs";
+const SNAPSHOT: &str = "src/store/snapshot.rs";
+const FAILURES: &str = "src/store/error.rs";
+const CONNECTIONS: &str = "src/store/connections.rs";
+
+const fn rule(
+    name: &'static str,
+    edits: &'static [(&'static str, &'static str, &'static str)],
+) -> Rule {
+    Rule { name, edits, in_sql: false }
+}
+
+const fn sql(
+    name: &'static str,
+    edits: &'static [(&'static str, &'static str, &'static str)],
+) -> Rule {
+    Rule { name, edits, in_sql: true }
+}
+
+pub const RULES: &[Rule] = &[
+    // Decisions
+    rule(
+        "seats freed in a batch are sold in it",
+        &[(
+            DECIDE,
+            "self.freed_seats += made.seats;",
+            "self.freed_seats += 0; self.available_seats += made.seats;",
+        )],
+    ),
+    rule(
+        "a batch that frees seats refuses for want of them",
+        &[(DECIDE, "if self.freed_seats > 0 {", "if self.freed_seats < 0 {")],
+    ),
+    rule(
+        "seats taken earlier in the batch are counted as free",
+        &[(DECIDE, "self.available_seats -= seats;", "self.available_seats -= 0;")],
+    ),
+    rule(
+        "the seats are looked at before the key",
+        &[(
+            DECIDE,
+            "        if let Some(key) = &reserve.key {\n            if let Some(made)",
+            "        if let Some(key) = &reserve.key\n            \
+             && reserve.seats.get() <= self.available_seats\n        {\n            \
+             if let Some(made)",
+        )],
+    ),
+    rule(
+        "one key twice in a batch is granted twice",
+        &[(
+            DECIDE,
+            "self.used_keys.insert((&reserve.partner_id, key));",
+            "let _ = (&mut self.used_keys, key);",
+        )],
+    ),
+    rule(
+        "a key stands for any request",
+        &[(DECIDE, "made.keyed == keyed)", "made.keyed.is_some())")],
+    ),
+    rule(
+        "a second cancel of a batch is granted, too",
+        &[(DECIDE, "        self.altered.insert(id);\n", "")],
+    ),
+    rule(
+        "a cancelled reservation is cancelled again",
+        &[(DECIDE, ".filter(|made| made.status.owns_seats())", ".filter(|_| true)")],
+    ),
+    // The batcher
+    rule(
+        "it is acknowledged before it is committed",
+        &[(
+            BATCHER,
+            "        self.sent_from = Some(batch.base_version);\n",
+            "        self.sent_from = Some(batch.base_version);\n        \
+             let early = decision.verdicts.clone();\n        \
+             self.answer_verdicts(early);\n",
+        )],
+    ),
+    rule(
+        "a refusal rests on remembered state",
+        &[(
+            BATCHER,
+            "if !decision.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Refused(_))) {",
+            "if !decision.verdicts.is_empty() {",
+        )],
+    ),
+    rule(
+        "what is remembered outlives a lost race",
+        &[(
+            BATCHER,
+            "        self.remembered = None;\n        match settled {",
+            "        match settled {",
+        )],
+    ),
+    rule(
+        "a replay does not wait for a commit that succeeds",
+        &[(BATCHER, "if replays && let Err", "if replays && self.limit == 0 && let Err")],
+    ),
+    rule(
+        "what is past its time is sent",
+        &[(BATCHER, "if queued.send_by < now {", "if queued.answer_by < queued.send_by {")],
+    ),
+    rule(
+        "a bad row fails the batch for everyone",
+        &[(BATCHER, "if self.in_hand.len() == 1 {", "if !self.in_hand.is_empty() {")],
+    ),
+    rule(
+        "what is deferred is forgotten",
+        &[(
+            BATCHER,
+            "        self.wait_again(deferred);\n    }\n\n    /// Only what",
+            "        drop(deferred);\n    }\n\n    /// Only what",
+        )],
+    ),
+    rule(
+        "what is deferred goes behind the others",
+        &[(BATCHER, "self.waiting.push_front(queued);", "self.waiting.push_back(queued);")],
+    ),
+    rule(
+        "in a batch whose outcome is unknown, refusals are final",
+        &[(
+            BATCHER,
+            "Verdict::Refused(_) => queued.answer(Err(Rejection::DatabaseUnavailable)),",
+            "Verdict::Refused(refusal) => queued.answer(Err(Rejection::Refused(refusal))),",
+        )],
+    ),
+    rule(
+        "a batcher that panics is not replaced",
+        &[(BATCHER, "while AssertUnwindSafe", "if AssertUnwindSafe")],
+    ),
+    rule(
+        "after a panic, what may have been sent is said not to have happened",
+        &[(
+            BATCHER,
+            "let sent_from = self.sent_from.take();",
+            "let sent_from = self.sent_from.take().filter(|version| *version < 0);",
+        )],
+    ),
+    // Settling
+    rule(
+        "what was sent and not answered is said not to have happened",
+        &[(
+            SETTLE,
+            "                self.settle(batch, until).await\n",
+            "                Settled::NotDone(Unavailable::TimedOut)\n",
+        )],
+    ),
+    rule(
+        "what was sent and not answered is decided again at once",
+        &[(
+            SETTLE,
+            "                self.settle(batch, until).await\n",
+            "                Settled::VersionMoved\n",
+        )],
+    ),
+    rule(
+        "what cannot be settled is acknowledged",
+        &[(SETTLE, "        Settled::Unknown\n    }", "        Settled::Committed(None)\n    }")],
+    ),
+    rule(
+        "what is sent again has another batch id",
+        &[(
+            SETTLE,
+            "        let mut pause = PAUSE_MIN;\n",
+            "        let mut pause = PAUSE_MIN;\n        \
+             let batch = &Batch { id: (self.shared.new_id)(), ..batch.clone() };\n",
+        )],
+    ),
+    rule(
+        "an unknown outcome is retried with new reservation ids",
+        &[(
+            SETTLE,
+            "        let mut pause = PAUSE_MIN;\n",
+            "        let mut pause = PAUSE_MIN;\n        \
+             let mut renamed = batch.clone();\n        \
+             for change in &mut renamed.changes {\n            \
+             if let crate::domain::Change::Insert(new) = change {\n                \
+             new.id.0 = (self.shared.new_id)();\n            }\n        }\n        \
+             let batch = &renamed;\n",
+        )],
+    ),
+    rule(
+        "a version that moved while unknown was ours, whoever moved it",
+        &[(SETTLE, "made_by.map(|id| id == batch.id)", "made_by.map(|_| true)")],
+    ),
+    rule(
+        "whose commit it was is read from the reservations",
+        &[(
+            SETTLE,
+            "made_by.map(|id| id == batch.id)",
+            "made_by.map(|id| {\n            \
+             let alters = |change: &_| matches!(change, crate::domain::Change::Alter { .. });\n            \
+             id == batch.id || batch.changes.iter().all(alters)\n        })",
+        )],
+    ),
+    rule(
+        "a version that moved while unknown was never ours",
+        &[(
+            SETTLE,
+            "Ok(Some(true)) => return Settled::Committed(None),",
+            "Ok(Some(true)) => return Settled::VersionMoved,",
+        )],
+    ),
+    rule(
+        "it was ours, without another commit that succeeded",
+        &[(SETTLE, "if ours == Some(true) {", "if ours.is_none() {")],
+    ),
+    // Mailboxes
+    rule(
+        "a client that hangs up takes its command along",
+        &[(
+            BATCHER,
+            "            if queued.send_by < now {",
+            "            if queued.reply.is_closed() {\n                continue;\n            }\n            \
+             if queued.send_by < now {",
+        )],
+    ),
+    rule(
+        "a client that hangs up stops the batcher",
+        &[(
+            BATCHING,
+            "let _ = self.reply.send(outcome);",
+            "self.reply.send(outcome).expect(\"somebody listens\");",
+        )],
+    ),
+    rule(
+        "an idle batcher leaves a command behind",
+        &[(BATCHING, "let empty = mailbox.is_empty();", "let empty = !mailbox.is_closed();")],
+    ),
+    // The statement
+    sql(
+        "the version is not checked",
+        &[(COMMIT, "where id = $2 and version = $3 and", "where id = $2 and version >= $3 and")],
+    ),
+    sql("the seats are not checked", &[(COMMIT, " and available_seats >= $1\n", "\n")]),
+    sql(
+        "a changed row may be at any version",
+        &[(
+            COMMIT,
+            "               and reservations.version\n                       = (",
+            "               and reservations.version\n                       >= 0 * (",
+        )],
+    ),
+    sql(
+        "rows are written where the event was not moved",
+        &[
+            (
+                COMMIT,
+                "select row.id, $5, moved.version, row.seats",
+                "select row.id, $5, coalesce(moved.version, 1), row.seats",
+            ),
+            (
+                COMMIT,
+                "              from moved,\n                   (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,\n                           unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,\n                           unnest($12::text[]) as request_fingerprint) as row\n",
+                "              from (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,\n                           unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,\n                           unnest($12::text[]) as request_fingerprint) as row\n              left join moved on true\n",
+            ),
+        ],
+    ),
+    sql(
+        "a key that is taken is passed over",
+        &[(
+            COMMIT,
+            "            returning 1\n        ), altered as (",
+            "            on conflict do nothing returning 1\n        ), altered as (",
+        )],
+    ),
+    sql(
+        "the journal misses a version",
+        &[(
+            COMMIT,
+            "              from moved\n        )\n",
+            "              from moved where moved.version <> 3\n        )\n",
+        )],
+    ),
+    sql(
+        "the journal names another batch",
+        &[(
+            COMMIT,
+            "select $2, moved.version, $5, $6,",
+            "select $2, moved.version, $5, coalesce(gen_random_uuid(), $6),",
+        )],
+    ),
+    sql(
+        "a reservation is not found by its key",
+        &[(SNAPSHOT, "and idempotency_key = wanted.key", "and idempotency_key > wanted.key")],
+    ),
+    // What failures mean
+    rule(
+        "a key that is taken blames the row",
+        &[(FAILURES, "code == UNIQUE_VIOLATION", "code == STALE_STATEMENT")],
+    ),
+    rule(
+        "a row that is refused blames the database",
+        &[(
+            FAILURES,
+            "code.starts_with(\"22\") || code.starts_with(\"23\")",
+            "code.starts_with(\"99\")",
+        )],
+    ),
+    rule(
+        "a serialization failure is not taken for a lost race",
+        &[(FAILURES, "code == SERIALIZATION_FAILURE", "code == STALE_STATEMENT")],
+    ),
+    rule(
+        "a session that ends has done nothing",
+        &[(
+            FAILURES,
+            "(!ended && !lost).then_some(code)",
+            "(ended || !lost || lost).then_some(code)",
+        )],
+    ),
+    rule(
+        "a connection that broke is used again",
+        &[(
+            CONNECTIONS,
+            "let broken = !leaves_connection_usable(failure);",
+            "let broken = leaves_connection_usable(failure) && self.owner.idle().len() > 1_000;",
+        )],
+    ),
+    rule(
+        "a connection that was idle is trusted",
+        &[(
+            CONNECTIONS,
+            "if since.elapsed() <= TRUSTED_IDLE_MAX {",
+            "if since.elapsed() >= Duration::ZERO {",
+        )],
+    ),
+    rule(
+        "a session decides before it has committed anything",
+        &[(CONNECTIONS, "if purpose == Purpose::Decisions {", "if purpose != purpose {")],
+    ),
+];

@@ -2,7 +2,7 @@
 
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: run test simulate mutants bench bench-quick lint prepare prepare-check set-up set-up-tests help
+.PHONY: run test simulate chaos mutants bench bench-quick lint prepare prepare-check set-up set-up-tests help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -19,7 +19,11 @@ simulate: export SEEDS ?= 100000
 simulate: ## Simulate SEEDS seeds (100,000) from FROM on, or show the one SEED
 	cargo test --release --locked --test it no_seed_breaks_a_promise -- --nocapture
 
-mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; NN minutes
+ROUNDS ?= 20
+chaos: set-up-tests ## Try each real fault ROUNDS (20) times, and write docs/reliability.md; 20 minutes
+	cargo run --quiet --locked --package xtask -- chaos $(ROUNDS)
+
+mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; 30 minutes
 	cargo run --quiet --locked --package xtask -- mutants --write
 
 bench: set-up ## Measure everything, and write it into docs/performance.md; 15 minutes

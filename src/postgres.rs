@@ -208,7 +208,12 @@ impl Address {
 impl ThrowawayPostgres {
     /// Makes and starts a new cluster below the system's directory for temporary files.
     pub fn start(bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
-        let directory = std::env::temp_dir().join(format!("ticketboss-{}", Uuid::new_v4()));
+        Self::start_below(&std::env::temp_dir(), bin_dir)
+    }
+
+    /// The same below another directory, which the user who runs PostgreSQL may enter.
+    pub fn start_below(parent: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
+        let directory = parent.join(format!("ticketboss-{}", Uuid::new_v4()));
         fs::create_dir(&directory).map_err(at(&directory))?;
         let hired = Cluster::in_directory(&directory, bin_dir).and_then(|cluster| {
             cluster.give_to_owner(&directory)?;
@@ -232,6 +237,21 @@ impl ThrowawayPostgres {
     /// One of PostgreSQL's programs, such as `psql`.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.cluster.binary(name)
+    }
+
+    /// A command that runs one of PostgreSQL's programs as the user who runs the server.
+    pub fn command(&self, name: &str) -> Command {
+        self.cluster.command_as_owner(&self.cluster.binary(name))
+    }
+
+    /// The directory that goes with the server. The user who runs it may write there.
+    pub fn directory(&self) -> &Path {
+        self.cluster.directory()
+    }
+
+    /// The server's own directory.
+    pub fn data(&self) -> PathBuf {
+        self.cluster.data()
     }
 
     pub fn address(&self) -> Address {

@@ -1,5 +1,7 @@
 //! The service as its users meet it: over HTTP, on a real PostgreSQL, as a process.
 
+mod auditor;
+mod chaos;
 mod concurrency;
 mod contract;
 mod engine;

@@ -80,6 +80,26 @@ async fn a_connection_that_breaks_between_requests_is_not_noticed() {
     .await;
 }
 
+/// A connection that was idle for a while is asked before a commit is trusted to it: so that the
+/// answer is "nothing happened", and not "unknown".
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_went_while_nothing_happened_leaves_no_doubt() {
+    let (database, proxy, url) = behind_a_proxy().await;
+    let settings = [("DATABASE_URL", url.as_str()), ("REQUEST_TIMEOUT_MS", "1500")];
+    with_database(database, &settings, async |app| {
+        app.reserve(1).await.made();
+        // Longer than a connection is trusted.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        proxy.set(Way::Closed);
+        while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
+        app.reserve(1).await.problem(503, "database_unavailable");
+        proxy.set(Way::Open);
+        while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
+        assert_eq!(app.get("/reservations").await.json()["reservationCount"], 1);
+    })
+    .await;
+}
+
 /// The server ends the session in the middle of a commit (57P01). Whether it was committed is not
 /// clear from that, and it is made once.
 #[tokio::test(flavor = "multi_thread")]

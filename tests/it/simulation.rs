@@ -3,7 +3,7 @@
 //!
 //! Some replicas serve some clients, while connections break at every possible moment, statements
 //! land late, the server restarts, loses its standby or is replaced by it, and replicas are
-//! killed. [`auditor`] judges what the clients were told. One thread runs it all and time is
+//! killed. [`crate::auditor`] judges what the clients were told. One thread runs it all and time is
 //! paused, so a seed replays exactly.
 //!
 //! `make simulate SEEDS=100000` runs many from a fresh start, `make simulate SEED=7` shows one.
@@ -21,16 +21,15 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::auditor::{Answer, Change, Final, Request, Version, audit};
 use crate::support::simulated::Database;
 
-mod auditor;
 mod clients;
 mod dice;
 mod network;
 mod server;
 mod trace;
 
-use auditor::{Answer, Change, Final, Request, Version, audit};
 use clients::{Crowd, Habits, Replica, again, show};
 use dice::{Dice, new_id, seed_ids};
 use network::{Network, Remote, Weather};
@@ -279,13 +278,13 @@ async fn recover(network: &Network, crowd: &Crowd) {
     let unsettled = crowd.calls().into_iter().map(|call| call.request);
     let keyed: BTreeMap<_, Request> = unsettled
         .filter_map(|request| match &request {
-            Request::Reserve { key: Some(key), partner, .. } if *partner != CULPRIT => {
-                Some(((*partner, key.clone()), request))
+            Request::Reserve { key: Some(key), partner, .. } if partner != CULPRIT => {
+                Some(((partner.clone(), key.clone()), request))
             }
             Request::Reserve { .. } | Request::Cancel { .. } => None,
         })
         .collect();
-    let probe = Request::Reserve { id: new_id(), partner: "abc-corp", seats: 1, key: None };
+    let probe = Request::Reserve { id: new_id(), partner: "abc-corp".into(), seats: 1, key: None };
     for request in keyed.values().map(again).chain([probe]) {
         crowd.call(request, false).await;
         let calls = crowd.calls();

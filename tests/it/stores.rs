@@ -60,6 +60,58 @@ async fn commits_go_on_across_a_migration_that_changes_types() {
     database.audit().await;
 }
 
+/// What each kind of failure says about a commit, whatever it says of itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_means_what_its_sqlstate_says() {
+    let database = TestDatabase::create().await;
+    database.insert_event("hot", 10).await;
+    database
+        .execute(
+            "create table failing (code text);
+             create function fail() returns trigger language plpgsql as $$
+             begin
+                 raise exception 'planned' using errcode = (select code from failing);
+             end $$;
+             create trigger fails before update on events
+                 for each row execute function fail();",
+        )
+        .await;
+    let limits = ConnectionLimits { writes: 1, reads: 1 };
+    let options = database.options.clone();
+    let store = PostgresStore::new(options, limits, TIMEOUT, Handle::current());
+    let event = EventId::parse("hot").expect("a slug");
+    let cases = [
+        ("40001", "Ok(VersionMoved)"),
+        ("23505", "Err(KeyTaken)"),
+        ("22003", "Err(BadRow("),
+        ("23514", "Err(BadRow("),
+        ("25006", "Err(NotDone("),
+        ("0A000", "Err(NotDone("),
+        ("40P01", "Err(NotDone("),
+        ("53100", "Err(NotDone("),
+        ("55P03", "Err(NotDone("),
+        ("57014", "Err(NotDone("),
+        ("XX000", "Err(NotDone("),
+        ("08006", "Err(Unknown("),
+        ("57P01", "Err(Unknown("),
+    ];
+    for (code, meaning) in cases {
+        sqlx::query("delete from failing")
+            .execute(&mut database.connect().await)
+            .await
+            .expect("it runs");
+        sqlx::query("insert into failing values ($1)")
+            .bind(code)
+            .execute(&mut database.connect().await)
+            .await
+            .expect("it runs");
+        let until = Instant::now() + TIMEOUT;
+        let failure = store.commit(&insert(&event, 0, 1, None), until).await;
+        let said = format!("{failure:?}");
+        assert!(said.starts_with(meaning), "{code}: {said}");
+    }
+}
+
 async fn store_rules<S: Store>(store: &S, event: &EventId) {
     let until = Instant::now() + TIMEOUT;
     let committed = |commit: Result<Commit, CommitError>| match commit {

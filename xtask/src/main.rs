@@ -6,7 +6,9 @@ use std::error::Error;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
+mod chaos;
 mod mutants;
+mod page;
 mod prepare;
 
 #[path = "../../src"]
@@ -17,12 +19,15 @@ mod ticketboss {
 
 const USAGE: &str = "usage: xtask prepare [--check]
        xtask mutants [--write] [WORDS...]
+       xtask chaos ROUNDS
 
 prepare   writes sqlx-data.json anew from the queries in the source and the schema in migrations;
           with --check it only says whether that would change it
 mutants   breaks one rule after the other in a copy of the project, and shows which test notices;
           with WORDS only the rules that have one of them in their name; with --write the table
-          goes into docs/reliability.md";
+          goes into docs/reliability.md
+chaos     tries each fault of tests/it/chaos.rs so many times, and writes what was seen into
+          docs/reliability.md";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
         ["prepare", "--check"] => prepare::prepare(root, true),
         ["mutants", "--write"] => mutants::mutants(root, &[], true),
         ["mutants", words @ ..] => mutants::mutants(root, words, false),
+        ["chaos", rounds] => chaos::chaos(root, rounds),
         _ => Err(USAGE.into()),
     };
     match done {

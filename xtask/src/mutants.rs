@@ -11,7 +11,7 @@ use std::{env, fs, thread};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::succeed;
+use crate::{page, succeed};
 
 mod rules;
 
@@ -24,10 +24,6 @@ const OTHERS_MAX: Duration = Duration::from_secs(20);
 /// The tests that need no database come first: mostly one of them notices.
 const FAST: &[&str] = &["--lib", "--test", "it"];
 const FAST_FILTER: &[&str] = &["decide", "engine", "simulation"];
-
-const PAGE: &str = "docs/reliability.md";
-const BEGIN: &str = "<!-- written by make mutants -->\n";
-const END: &str = "<!-- end of what make mutants writes -->";
 
 /// Breaks the rules that have one of the words in their name, or all.
 pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<dyn Error>> {
@@ -55,11 +51,7 @@ pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<d
         table += &format!("| {} | {} |\n", rule.name, shorten(&noticed));
     }
     if write {
-        let path = root.join(PAGE);
-        let page = fs::read_to_string(&path)?;
-        let (before, rest) = page.split_once(BEGIN).ok_or("the page has no place for it")?;
-        let (_, after) = rest.split_once(END).ok_or("the page has no place for it")?;
-        fs::write(path, format!("{before}{BEGIN}{table}{END}{after}"))?;
+        page::write(root, "make mutants", &table)?;
     }
     if missed.is_empty() {
         Ok(format!("{} broken rules, each noticed", rules.len()))

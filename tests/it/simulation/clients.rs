@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::auditor::{Answer, Call, Request, Shown};
 use super::dice::{Dice, new_id};
 use super::network::Remote;
 use super::trace::{Trace, What};
 use super::{CULPRIT, TIMEOUT};
+use crate::auditor::{Answer, Call, Request, Shown};
 
 /// A running process of the service.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl Crowd {
             }
             format!("order-{number}")
         });
-        Request::Reserve { id: new_id(), partner, seats, key }
+        Request::Reserve { id: new_id(), partner: partner.to_owned(), seats, key }
     }
 
     /// Whether it remains open what the call did.
@@ -161,7 +161,7 @@ fn command(request: &Request) -> Command {
 }
 
 fn answer(request: &Request, outcome: Outcome) -> Answer {
-    let culprit = matches!(request, Request::Reserve { partner: CULPRIT, .. });
+    let culprit = matches!(request, Request::Reserve { partner, .. } if partner == CULPRIT);
     match outcome {
         Ok(Acceptance::Reserved(made)) => Answer::Reserved(show(&made)),
         Ok(Acceptance::Replayed(made)) => Answer::Replayed(show(&made)),

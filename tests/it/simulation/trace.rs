@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::auditor::{Answer, Request};
 use super::network::Fate;
+use crate::auditor::{Answer, Request};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {

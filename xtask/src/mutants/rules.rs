@@ -238,10 +238,6 @@ pub const RULES: &[Rule] = &[
             "self.reply.send(outcome).expect(\"somebody listens\");",
         )],
     ),
-    rule(
-        "an idle batcher leaves a command behind",
-        &[(BATCHING, "let empty = mailbox.is_empty();", "let empty = !mailbox.is_closed();")],
-    ),
     // The statement
     sql(
         "the version is not checked",

@@ -16,7 +16,7 @@ const RETRY: Uuid = Uuid::from_u128(4);
 const PARTNER: &str = "abc-corp";
 
 fn reserve(id: Uuid, seats: i32, key: Option<&str>) -> Request {
-    Request::Reserve { id, partner: PARTNER, seats, key: key.map(str::to_owned) }
+    Request::Reserve { id, partner: PARTNER.to_owned(), seats, key: key.map(str::to_owned) }
 }
 
 fn shown(id: Uuid, seats: i32, active: bool, version: i64) -> Shown {

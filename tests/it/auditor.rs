@@ -28,7 +28,7 @@ pub enum Request {
     /// The id is the one that the service would name if the outcome were unknown.
     Reserve {
         id: Uuid,
-        partner: &'static str,
+        partner: String,
         seats: i32,
         key: Option<String>,
     },
@@ -111,7 +111,7 @@ struct History {
     free: Vec<Vec<i32>>,
     lives: BTreeMap<Uuid, Life>,
     /// What each key of a partner has made.
-    keys: HashMap<(&'static str, String), Uuid>,
+    keys: HashMap<(String, String), Uuid>,
     /// The earliest moment at which each version can have been made, from version 0.
     earliest: Vec<Moment>,
 }
@@ -196,7 +196,7 @@ impl Audit<'_> {
         for call in self.calls {
             match &call.request {
                 Request::Reserve { id, partner, seats, key } => {
-                    asked.insert(*id, (call, *partner, *seats, key));
+                    asked.insert(*id, (call, partner, *seats, key));
                 }
                 Request::Cancel { id } => {
                     let (done, open) = cancels.entry(*id).or_default();
@@ -211,7 +211,7 @@ impl Audit<'_> {
         for (id, life) in &self.history.lives {
             match asked.get(id) {
                 Some((call, partner, seats, key)) => {
-                    if life.partner != *partner || life.seats != *seats {
+                    if life.partner != **partner || life.seats != *seats {
                         self.wrong.push(format!("{id} is not what {:?} asked for", call.request));
                     }
                     let said = call.answered.as_ref().map(|(_, answer)| answer);
@@ -227,7 +227,8 @@ impl Audit<'_> {
                         self.wrong.push(format!("version {made} has what did nothing: {call:?}"));
                     }
                     if let Some(key) = key
-                        && let Some(other) = self.history.keys.insert((partner, key.clone()), *id)
+                        && let Some(other) =
+                            self.history.keys.insert(((*partner).clone(), key.clone()), *id)
                     {
                         self.wrong.push(format!("{id} and {other} are of one key: {call:?}"));
                     }
@@ -305,8 +306,8 @@ impl Audit<'_> {
 
 impl History {
     /// What the key of a call has made.
-    fn of_key(&self, partner: &'static str, key: &Option<String>) -> Option<(Uuid, &Life)> {
-        let id = *self.keys.get(&(partner, key.clone()?))?;
+    fn of_key(&self, partner: &str, key: &Option<String>) -> Option<(Uuid, &Life)> {
+        let id = *self.keys.get(&(partner.to_owned(), key.clone()?))?;
         Some((id, &self.lives[&id]))
     }
 

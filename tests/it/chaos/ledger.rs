@@ -1,0 +1,337 @@
+//! The ledger: every request that was made and every answer that came, kept outside of the
+//! service, and reconciled with the database when all is over.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::auditor::{Answer, Call, Change, Final, Request, Shown, Version, audit};
+use crate::support::DEFAULT_EVENT;
+
+/// Far above what the service is given.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+pub struct Ledger {
+    entries: Mutex<Vec<Entry>>,
+    moment: AtomicUsize,
+    /// Answers that say what became of the request.
+    clear: watch::Sender<usize>,
+}
+
+/// A call. Its id is not known before its answer is, if then.
+#[derive(Clone)]
+struct Entry {
+    call: Call,
+    /// The answer's body, where it is a reservation.
+    body: Option<Value>,
+}
+
+/// What is asked for. A partner makes one logical request, however often it is sent.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    Reserve { partner: String, seats: i32, key: Option<String> },
+    Cancel(Uuid),
+}
+
+impl Ledger {
+    pub fn new() -> Self {
+        Self { entries: Mutex::default(), moment: AtomicUsize::new(0), clear: watch::channel(0).0 }
+    }
+
+    /// Sends a request and keeps what comes of it. A client without patience hangs up.
+    pub async fn call(
+        &self,
+        client: &Client,
+        base: &str,
+        wanted: &Wanted,
+        patience: Duration,
+    ) -> Option<Answer> {
+        let number = self.begin(wanted);
+        let answered = timeout(patience.min(ANSWER_MAX), send(client, base, wanted)).await;
+        let Ok(Some((answer, body))) = answered else { return None };
+        self.end(number, answer.clone(), body);
+        Some(answer)
+    }
+
+    /// Keeps a request whose answer nobody waits for.
+    pub fn begin(&self, wanted: &Wanted) -> usize {
+        let request = match wanted.clone() {
+            Wanted::Reserve { partner, seats, key } => {
+                Request::Reserve { id: Uuid::nil(), partner, seats, key }
+            }
+            Wanted::Cancel(id) => Request::Cancel { id },
+        };
+        let mut entries = self.entries();
+        let called = self.moment.fetch_add(1, Ordering::SeqCst);
+        entries.push(Entry { call: Call { called, answered: None, request }, body: None });
+        entries.len() - 1
+    }
+
+    fn end(&self, number: usize, answer: Answer, body: Option<Value>) {
+        let clear = !matches!(answer, Answer::Unknown { .. } | Answer::NothingHappened(_));
+        let at = self.moment.fetch_add(1, Ordering::SeqCst);
+        let mut entries = self.entries();
+        entries[number].call.answered = Some((at, answer));
+        entries[number].body = body;
+        drop(entries);
+        if clear {
+            self.clear.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Returns once so many more requests were answered clearly.
+    pub async fn serves(&self, count: usize) {
+        let mut clear = self.clear.subscribe();
+        let goal = *clear.borrow() + count;
+        let served = timeout(Duration::from_secs(60), clear.wait_for(|clear| *clear >= goal));
+        assert!(served.await.is_ok(), "not served: {:?}", self.last());
+    }
+
+    /// How many requests were answered clearly.
+    pub fn clear(&self) -> usize {
+        *self.clear.borrow()
+    }
+
+    /// Keyed requests that no answer has settled yet, and what was asked.
+    pub fn unsettled(&self) -> Vec<Wanted> {
+        let mut open = HashMap::new();
+        for Entry { call, .. } in self.entries().iter() {
+            if let Request::Reserve { partner, seats, key: Some(key), .. } = &call.request {
+                match &call.answered {
+                    None | Some((_, Answer::Unknown { .. })) => {
+                        let (partner, key) = (partner.clone(), Some(key.clone()));
+                        let wanted =
+                            Wanted::Reserve { partner: partner.clone(), seats: *seats, key };
+                        open.insert(partner, wanted);
+                    }
+                    Some((_, Answer::NothingHappened(_))) => {}
+                    Some(_) => {
+                        open.remove(partner);
+                    }
+                }
+            }
+        }
+        open.into_values().collect()
+    }
+
+    /// How many calls there were, how many were granted, and of how many nobody knows.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let entries = self.entries();
+        let of = |wanted: fn(Option<&Answer>) -> bool| {
+            let answers = entries.iter().map(|entry| entry.call.answered.as_ref());
+            answers.filter(|answer| wanted(answer.map(|(_, answer)| answer))).count()
+        };
+        let granted = of(|answer| {
+            let granted = |answer: &Answer| {
+                matches!(answer, Answer::Reserved(_) | Answer::Replayed(_) | Answer::Cancelled)
+            };
+            answer.is_some_and(granted)
+        });
+        (entries.len(), granted, of(|answer| matches!(answer, None | Some(Answer::Unknown { .. }))))
+    }
+
+    /// What is wrong with the answers, given what is there.
+    pub async fn reconcile(
+        &self,
+        client: &Client,
+        base: &str,
+        at: &PgConnectOptions,
+    ) -> Vec<String> {
+        let mut connection = at.connect().await.expect("the database is there");
+        let versions = versions(&mut connection).await;
+        let found = found(&mut connection).await;
+        let entries = self.entries().clone();
+        let mut wrong = Vec::new();
+        // Each 201 is found with the same fields. What may change is told by the journal.
+        for body in entries.iter().filter_map(|entry| entry.body.as_ref()) {
+            let id = body["reservationId"].as_str().expect("an id");
+            let path = format!("{base}/reservations/{id}");
+            let answer = client.get(path).send().await.expect("it is served");
+            let now: Value = answer.json().await.expect("JSON");
+            let same = ["reservationId", "eventId", "partnerId", "seats", "createdAt"];
+            if same.iter().any(|field| now[field] != body[field]) {
+                wrong.push(format!("told {body}, found {now}"));
+            }
+        }
+        let calls = with_ids(entries.into_iter().map(|entry| entry.call).collect(), &found);
+        wrong.extend(audit(&calls, &versions, &found));
+        wrong
+    }
+
+    /// How many bookings were acknowledged and are not there.
+    pub async fn lost(&self, at: &PgConnectOptions) -> usize {
+        let found = found(&mut at.connect().await.expect("the database is there")).await;
+        let is_there = |id: &Uuid| found.reservations.iter().any(|made| made.id == *id);
+        let entries = self.entries();
+        let granted = entries.iter().filter_map(|entry| match &entry.call.answered {
+            Some((_, Answer::Reserved(shown))) => Some(shown.id),
+            Some(_) | None => None,
+        });
+        granted.filter(|id| !is_there(id)).count()
+    }
+
+    fn last(&self) -> Option<Call> {
+        self.entries().last().map(|entry| entry.call.clone())
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().expect("no panic under the lock")
+    }
+}
+
+/// Sends a request; `None` if the connection broke before there was an answer.
+async fn send(client: &Client, base: &str, wanted: &Wanted) -> Option<(Answer, Option<Value>)> {
+    let request = match wanted {
+        Wanted::Reserve { partner, seats, key } => {
+            let body = json!({"partnerId": partner, "seats": seats});
+            let request = client.post(format!("{base}/reservations")).json(&body);
+            match key {
+                Some(key) => request.header("idempotency-key", key),
+                None => request,
+            }
+        }
+        Wanted::Cancel(id) => client.delete(format!("{base}/reservations/{id}")),
+    };
+    let response = match request.send().await {
+        Ok(response) => response,
+        Err(failure) if failure.is_connect() => {
+            return Some((Answer::NothingHappened("no connection"), None));
+        }
+        Err(_) => return None,
+    };
+    let status = response.status();
+    let replayed = response.headers().contains_key("idempotency-replayed");
+    let text = response.text().await.ok()?;
+    let body: Value =
+        if text.is_empty() { Value::Null } else { serde_json::from_str(&text).ok()? };
+    Some(read(status, replayed, body))
+}
+
+fn read(status: StatusCode, replayed: bool, body: Value) -> (Answer, Option<Value>) {
+    let id = |body: &Value| {
+        body["reservationId"].as_str().and_then(|id| id.parse().ok()).expect("an id")
+    };
+    let code = body["code"].as_str().unwrap_or_default();
+    let answer = match (status.as_u16(), code) {
+        (201, _) => {
+            let shown = Shown {
+                id: id(&body),
+                partner: body["partnerId"].as_str().expect("a text").to_owned(),
+                seats: i32::try_from(body["seats"].as_i64().expect("a number")).expect("few"),
+                active: body["status"] == "confirmed",
+                version: body["version"].as_i64().expect("a number"),
+            };
+            let answer = if replayed { Answer::Replayed(shown) } else { Answer::Reserved(shown) };
+            return (answer, Some(body));
+        }
+        (204, _) => Answer::Cancelled,
+        (404, "reservation_not_found") => Answer::ReservationNotFound,
+        (409, "insufficient_seats") => {
+            let available = body["availableSeats"].as_i64().expect("a number");
+            Answer::InsufficientSeats { available: i32::try_from(available).expect("few") }
+        }
+        (409, "version_conflict") => Answer::NothingHappened("version_conflict"),
+        (422, "idempotency_key_reused") => Answer::KeyReused,
+        (503, "overloaded") => Answer::NothingHappened("overloaded"),
+        (503, "database_unavailable") => Answer::NothingHappened("database_unavailable"),
+        (503, "outcome_unknown") => {
+            Answer::Unknown { id: id(&body), base_version: body["version"].as_i64() }
+        }
+        _ => panic!("no answer of the contract: {status} {body}"),
+    };
+    (answer, None)
+}
+
+/// Gives each call the id of what it made. An id that no answer tells is that of a call without
+/// one: of the first, if there are several for one logical request.
+fn with_ids(mut calls: Vec<Call>, found: &Final) -> Vec<Call> {
+    let mut of_partner: HashMap<String, Vec<usize>> = HashMap::new();
+    for (number, call) in calls.iter_mut().enumerate() {
+        if let Request::Reserve { id, partner, .. } = &mut call.request {
+            *id = match &call.answered {
+                Some((_, Answer::Reserved(Shown { id, .. }))) => *id,
+                _ => Uuid::new_v4(),
+            };
+            of_partner.entry(partner.clone()).or_default().push(number);
+        }
+    }
+    for made in &found.reservations {
+        let numbers = of_partner.get(&made.partner).map_or(&[][..], Vec::as_slice);
+        let fits = |rank: u8| {
+            numbers.iter().find(|number| match &calls[**number].answered {
+                Some((_, Answer::Reserved(shown))) => rank == 0 && shown.id == made.id,
+                Some((_, Answer::Unknown { id, .. })) => rank == 1 && *id == made.id,
+                None => rank == 2,
+                Some(_) => rank == 3,
+            })
+        };
+        let fit = (0..=3).find_map(fits).copied();
+        if let Some(number) = fit
+            && let Request::Reserve { id, .. } = &mut calls[number].request
+        {
+            *id = made.id;
+        }
+    }
+    calls
+}
+
+/// Version, kinds, reservations, partners, seats.
+type JournalRow = (i64, Vec<i16>, Vec<Uuid>, Vec<String>, Vec<i32>);
+
+/// The journal of the default event, as a change feed would tell it.
+async fn versions(connection: &mut PgConnection) -> Vec<Version> {
+    let rows: Vec<JournalRow> = sqlx::query_as(
+        "select version, kinds::smallint[], reservation_ids, partner_ids, seats
+           from journal where event_id = $1 order by version",
+    )
+    .bind(DEFAULT_EVENT)
+    .fetch_all(connection)
+    .await
+    .expect("it can be read");
+    let version = |(expected, row): (i64, JournalRow)| {
+        let (version, kinds, ids, partners, seats) = row;
+        assert_eq!(version, expected, "a version is missing");
+        let changes = kinds.into_iter().zip(ids).zip(partners).zip(seats);
+        let change = |(((kind, id), partner), seats)| {
+            assert!([1, 6].contains(&kind), "kind {kind}");
+            Change { cancels: kind == 6, id, partner, seats }
+        };
+        Version { changes: changes.map(change).collect() }
+    };
+    (1..).zip(rows).map(version).collect()
+}
+
+async fn found(connection: &mut PgConnection) -> Final {
+    let (total_seats, available_seats, reservation_count, version) = sqlx::query_as(
+        "select total_seats, available_seats, reservation_count, version from events where id = $1",
+    )
+    .bind(DEFAULT_EVENT)
+    .fetch_one(&mut *connection)
+    .await
+    .expect("the event is there");
+    let rows: Vec<(Uuid, String, i32, String, i64)> = sqlx::query_as(
+        "select id, partner_id, seats, status, version from reservations where event_id = $1",
+    )
+    .bind(DEFAULT_EVENT)
+    .fetch_all(connection)
+    .await
+    .expect("it can be read");
+    let show = |(id, partner, seats, status, version): (_, _, _, String, _)| Shown {
+        id,
+        partner,
+        seats,
+        active: status == "confirmed",
+        version,
+    };
+    let reservations = rows.into_iter().map(show).collect();
+    Final { total_seats, available_seats, reservation_count, version, reservations }
+}

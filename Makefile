@@ -2,7 +2,7 @@
 
 CARGO_DENY_VERSION := 0.20.2
 
-.PHONY: run test simulate chaos mutants bench bench-quick lint prepare prepare-check set-up set-up-tests help
+.PHONY: run test simulate chaos mutants schemathesis bench bench-quick lint prepare prepare-check set-up set-up-tests help
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,6 +25,9 @@ chaos: set-up-tests ## Try each real fault ROUNDS (20) times, and write docs/rel
 
 mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; 30 minutes
 	cargo run --quiet --locked --package xtask -- mutants --write
+
+schemathesis: set-up ## Try the API with what its OpenAPI document allows and forbids; needs Python
+	sh scripts/schemathesis --max-examples 1000
 
 bench: set-up ## Measure everything, and write it into docs/performance.md; 15 minutes
 	cargo bench --locked --bench hot_event -- --write

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ResourceDef, ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
@@ -57,7 +57,11 @@ pub fn application(app: Data<App>) -> actix_web::App<impl Factory> {
         .app_data(app)
         .app_data(Data::new(Routes::of(&document)))
         .app_data(Data::new(document))
-        .service(web::redirect("/docs", "/docs/index.html"))
+        .service(
+            web::resource("/docs")
+                .route(web::get().to(to_the_page))
+                .default_service(web::to(no_such_route)),
+        )
         .service(
             SwaggerUi::new("/docs/{_:.*}")
                 // Without this, the page asks a validator on the internet.
@@ -141,6 +145,13 @@ impl Routes {
         let paths = document.paths.paths.iter();
         Self(paths.map(|(path, item)| (ResourceDef::new(path.as_str()), allow(item))).collect())
     }
+}
+
+/// Not actix's own redirect, which has no body: a request's body is kept until that of its answer
+/// is written, and a connection whose request was let go of too early is held until a time-out.
+async fn to_the_page() -> HttpResponse {
+    const PAGE: &str = "/docs/index.html";
+    HttpResponse::TemporaryRedirect().insert_header((LOCATION, PAGE)).body(format!("See {PAGE}\n"))
 }
 
 async fn no_such_route(

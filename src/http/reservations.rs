@@ -35,6 +35,7 @@ pub struct ReservationRequest {
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
         example = "abc-corp")]
     partner_id: Field<PartnerId>,
     #[serde(default)]
@@ -289,7 +290,8 @@ enum Reserved {
 struct IdempotencyKeyHeader {
     /// 1 to 255 visible ASCII characters. Of one partner and event, the same key makes one
     /// reservation, however often the request is sent.
-    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255)]
+    #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1,
+        max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
 }
 

@@ -5,6 +5,7 @@ mod chaos;
 mod concurrency;
 mod contract;
 mod engine;
+mod fuzz;
 mod hostile;
 mod model;
 mod openapi;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::Backlog;
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
@@ -137,6 +138,7 @@ impl OpenDatabase {
 /// Serves until SIGTERM or SIGINT, then finishes what was taken in.
 pub async fn serve(config: &Config) -> Result<(), ServeError> {
     let stop = stop_signal()?;
+    allow_many_connections();
     // First, so that a port that is taken costs no start of a database.
     let listeners = listen(&config.addresses)?;
     let served = with_database(config, &stop, async |database| {
@@ -159,6 +161,16 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
             Ok(())
         }
         Err(failure) => Err(failure),
+    }
+}
+
+/// The soft limit of open files is 1,024 on most systems, for the sake of programs that know no
+/// better, and each connection is one. A process may raise it to the hard one by itself.
+pub fn allow_many_connections() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(failure) = raised {
+        log::warn!("the limit of open files stays as it is: {failure}");
     }
 }
 

@@ -7,11 +7,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 mod cluster;
+mod crowd;
 mod ledger;
 mod stage;
 mod wire;
@@ -123,7 +126,7 @@ async fn the_database_has_no_connection_left() {
             hogs.push(hog);
         }
         assert!(hogs.len() > 10, "{}", hogs.len());
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        sleep(Duration::from_secs(2)).await;
         drop(hogs);
         stage.recovers().await;
     }
@@ -149,7 +152,7 @@ async fn the_disk_is_full() {
         assert!(!fill.status.success(), "the disk is full");
         // The log is written into a file that is there already: a switch needs a new one.
         let _ = sqlx::ConnectOptions::connect(&stage.cluster.options()).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        sleep(Duration::from_secs(3)).await;
         std::fs::remove_file(&filler).expect("it is there");
         if sqlx::ConnectOptions::connect(&stage.cluster.options()).await.is_err() {
             stage.cluster.control(&["restart", "-w", "-m", "immediate"]);
@@ -157,6 +160,32 @@ async fn the_disk_is_full() {
         stage.recovers().await;
     }
     stage.end("the disk of the database is full").await;
+}
+
+/// Thousands who hold connections open, send slowly or without an end. They get no memory worth
+/// speaking of, and the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_holds_up_nobody() {
+    // Of this process, which makes the crowd, and of the service, which inherits it.
+    ticketboss::server::allow_many_connections();
+    let (_, descriptors_max) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be read");
+    let count =
+        (rounds() * 2_000).min(10_000).min(usize::try_from(descriptors_max).expect("fits") / 2);
+    let stage = Stage::set(Cluster::start(), 1).await;
+    let address = stage.base().strip_prefix("http://").expect("a URL").parse().expect("an address");
+    let memory_before = stage.memory_kb();
+    let crowd = crowd::gather(count, address);
+    // Until all that are slow have been thrown out once.
+    sleep(Duration::from_secs(7)).await;
+    stage.recovers().await;
+    let memory_with = stage.memory_kb();
+    drop(crowd);
+    stage.recovers().await;
+    println!("chaos: {count} in the crowd: {memory_before} kB, then {memory_with} kB");
+    // actix keeps buffers for each connection; a body is never kept beyond its limit.
+    let each_max_kb = 32;
+    assert!(memory_with - memory_before < count * each_max_kb, "{memory_before}, {memory_with}");
+    stage.end("a crowd of slow, endless and idle clients").await;
 }
 
 /// FIN or RST, after each part of the request and of its answer.

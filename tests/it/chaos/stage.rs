@@ -109,6 +109,14 @@ impl Stage {
         assert_eq!(code, None);
     }
 
+    /// Resident memory of the first replica.
+    pub fn memory_kb(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.replicas[0].pid()));
+        let status = status.expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it has memory");
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
     pub fn base(&self) -> String {
         self.bases.read().expect("no panic under the lock")[0].clone()
     }

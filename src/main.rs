@@ -132,16 +132,19 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -
     match work(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServeError::Launch(failure)) => complain_of_launch(&failure),
+        Err(failure @ ServeError::NoDatabase { .. }) => complain(EXIT_SETUP, &chain(&failure)),
         Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
     }
 }
 
 async fn verify_data() -> ExitCode {
+    // A reader that has seen enough is no reason to stop looking: the exit code is still to come.
+    let say = |line: &str| drop(writeln!(std::io::stdout(), "{line}"));
     let mut problems = 0;
     let code = with_config(async |config| {
-        let report = server::verify(&config, |problem| println!("{problem}")).await?;
+        let report = server::verify(&config, say).await?;
         problems = report.problems;
-        println!("{report}");
+        say(&report.to_string());
         Ok(())
     })
     .await;

@@ -123,11 +123,13 @@ impl PrivatePostgres {
     }
 }
 
+/// Whether a service has ever made its private PostgreSQL there.
+pub fn is_made(data_dir: &Path) -> bool {
+    cluster::data_in(data_dir).join("PG_VERSION").exists()
+}
+
 /// Where the private PostgreSQL of a service that runs is reached; `None` if none runs.
 pub fn url_in_use(data_dir: &Path) -> Result<Option<String>, LaunchError> {
-    if !data_dir.exists() {
-        return Ok(None);
-    }
     match lock(data_dir) {
         Ok(_unlocked) => Ok(None),
         Err(LaunchError::InUse { .. }) => {

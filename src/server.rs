@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub enum ServeError {
     Schema(#[from] SchemaError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error("there is no database in DATA_DIR {}; set DATA_DIR or DATABASE_URL", data_dir.display())]
+    NoDatabase { data_dir: PathBuf },
     #[error("the default event could not be made")]
     DefaultEvent(#[source] Unavailable),
     #[error("cannot listen on {addresses:?}")]
@@ -212,16 +215,27 @@ pub async fn migrate(config: &Config) -> Result<(), ServeError> {
 /// Checks the data, and tells each problem as it is found. Reads only; beside a service that runs,
 /// in its private PostgreSQL, too.
 pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, ServeError> {
-    if let Database::Private { data_dir, .. } = &config.database
-        && let Some(url) = postgres::url_in_use(data_dir)?
-    {
-        let options = url.parse().expect("a service wrote it");
-        return Ok(verify::verify(&options, tell).await?);
+    if let Database::Private { data_dir, .. } = &config.database {
+        if !postgres::is_made(data_dir) {
+            return Err(ServeError::NoDatabase { data_dir: data_dir.clone() });
+        }
+        if let Some(url) = postgres::url_in_use(data_dir)? {
+            // A service that is just starting has not written it yet.
+            let options = url.parse().map_err(VerifyError::Connect)?;
+            return Ok(verify::verify(&options, tell).await?);
+        }
     }
-    let database = OpenDatabase::open(&config.database).await?;
-    let report = verify::verify(&database.options, tell).await;
-    database.close().await;
-    Ok(report?)
+    let stop = stop_signal()?;
+    let mut report = Report::default();
+    with_database(config, &stop, async |database| {
+        tokio::select! {
+            verified = verify::verify(&database.options, tell) => report = verified?,
+            () = stop.cancelled() => return Err(ServeError::Stopped),
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(report)
 }
 
 /// Opens the database, works with it, and closes it, whatever happens between.

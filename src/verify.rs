@@ -17,16 +17,16 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::store::session_options;
-use crate::store::verify::{counters, events_after, journal_between, reservations_after};
+use crate::store::verify::{
+    counters, events_after, journal_between, keys_are_unique, page_end, reservations_after,
+};
 
 mod replay;
 
 use replay::{Replay, check_stored};
 
 /// Rows that a statement asks for, about.
-const PAGE_ROWS: usize = 2_000;
-/// Versions that a statement asks for, at most: each has one change at least, mostly.
-const PAGE_VERSIONS_MAX: i64 = 2_000;
+const PAGE_ROWS: i64 = 2_000;
 /// One statement takes milliseconds.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,66 +71,86 @@ fn plural(count: usize) -> &'static str {
 /// Looks at everything, and tells each problem as it is found.
 pub async fn verify(
     options: &PgConnectOptions,
-    mut tell: impl FnMut(&str),
+    tell: impl FnMut(&str),
 ) -> Result<Report, VerifyError> {
     let options = session_options(options.clone(), STATEMENT_TIMEOUT)
         .application_name("ticketboss verify")
         .options([("default_transaction_read_only", "on")]);
-    let mut connection = options.connect().await.map_err(VerifyError::Connect)?;
-    let mut report = Report::default();
-    let mut wrong = Vec::new();
-    let mut after = String::new();
-    loop {
-        let page = events_after(&mut connection, &after, PAGE_ROWS as i64).await?;
-        let Some(last) = page.last() else { break };
-        after.clone_from(last);
-        for id in &page {
-            report.events += 1;
-            report.versions += verify_event(&mut connection, id, &mut wrong).await?;
-            report.problems += wrong.len();
-            wrong.drain(..).for_each(|problem| tell(&problem));
-        }
+    let connection = options.connect().await.map_err(VerifyError::Connect)?;
+    let mut check = Check { connection, report: Report::default(), wrong: Vec::new(), tell };
+    let keys_are_unique = keys_are_unique(&mut check.connection).await?;
+    if !keys_are_unique {
+        check.wrong.push("the unique index reservations_idempotency_key is missing".into());
+        check.tell_all();
     }
-    let (mut id, mut event_id) = (Uuid::nil(), String::new());
-    loop {
-        let page = reservations_after(&mut connection, id, &event_id, PAGE_ROWS as i64).await?;
-        let Some(last) = page.last() else { break };
-        (id, event_id) = (last.id, last.event_id.clone());
-        page.iter().for_each(|stored| check_stored(stored, &mut wrong));
-        report.reservations += page.len();
-        report.problems += wrong.len();
-        wrong.drain(..).for_each(|problem| tell(&problem));
-        // A hot sale adds more than can be read in no time: those were not there at the start.
-        if page.len() < PAGE_ROWS {
-            break;
-        }
-    }
-    Ok(report)
+    check.events().await?;
+    check.reservations(keys_are_unique).await?;
+    Ok(check.report)
 }
 
-/// Replays the journal of an event, page by page, to the version it has now. Returns that.
-async fn verify_event(
-    connection: &mut PgConnection,
-    id: &str,
-    wrong: &mut Vec<String>,
-) -> Result<usize, VerifyError> {
-    // Events are never deleted.
-    let Some(found) = counters(connection, id).await? else { return Ok(0) };
-    let to = found.version;
-    let mut replay = Replay::new(id, found);
-    let (mut after, mut page_versions) = (0, 16);
-    while after < to {
-        let upper = to.min(after + page_versions);
-        let page = journal_between(connection, id, after, upper).await?;
-        page.iter().for_each(|entry| replay.entry(entry, wrong));
-        after = upper;
-        if page.len() < PAGE_ROWS / 2 {
-            page_versions = (page_versions * 2).min(PAGE_VERSIONS_MAX);
-        } else if page.len() > PAGE_ROWS {
-            page_versions = (page_versions / 2).max(1);
+struct Check<T> {
+    connection: PgConnection,
+    report: Report,
+    /// Found, and not told yet.
+    wrong: Vec<String>,
+    tell: T,
+}
+
+impl<T: FnMut(&str)> Check<T> {
+    async fn events(&mut self) -> Result<(), VerifyError> {
+        let mut after = String::new();
+        loop {
+            let page = events_after(&mut self.connection, &after, PAGE_ROWS).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after.clone_from(last);
+            for id in &page {
+                self.report.events += 1;
+                self.event(id).await?;
+            }
         }
     }
-    let versions = replay.version();
-    replay.end(wrong);
-    Ok(usize::try_from(versions).unwrap_or_default())
+
+    /// Replays the journal of an event, page by page, to the version it has now.
+    async fn event(&mut self, id: &str) -> Result<(), VerifyError> {
+        // One that is gone by now has left reservations behind, which tell of it.
+        let Some(found) = counters(&mut self.connection, id).await? else { return Ok(()) };
+        let to = found.version;
+        let mut replay = Replay::new(id, found);
+        let mut after = 0;
+        while after < to
+            && let Some(upper) = page_end(&mut self.connection, id, after, PAGE_ROWS).await?
+        {
+            let upper = upper.min(to);
+            let page = journal_between(&mut self.connection, id, after, upper).await?;
+            page.iter().for_each(|entry| replay.entry(entry, &mut self.wrong));
+            self.tell_all();
+            after = upper;
+        }
+        self.report.versions += usize::try_from(replay.version()).unwrap_or_default();
+        replay.end(&mut self.wrong);
+        self.tell_all();
+        Ok(())
+    }
+
+    async fn reservations(&mut self, count_keys: bool) -> Result<(), VerifyError> {
+        let (mut id, mut event_id) = (Uuid::nil(), String::new());
+        loop {
+            let connection = &mut self.connection;
+            let page = reservations_after(connection, id, &event_id, PAGE_ROWS, count_keys).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            (id, event_id) = (last.id, last.event_id.clone());
+            page.iter().for_each(|stored| check_stored(stored, &mut self.wrong));
+            self.report.reservations += page.len();
+            self.tell_all();
+            // A hot sale adds more all the time: those were not there at the start.
+            if page.len() < PAGE_ROWS as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell_all(&mut self) {
+        self.report.problems += self.wrong.len();
+        self.wrong.drain(..).for_each(|problem| (self.tell)(&problem));
+    }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,26 +25,23 @@ const TRUSTED_IDLE_MAX: Duration = Duration::from_millis(500);
 /// A server that does not even complete the handshake in this time is treated as away.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A proof that takes longer is most likely on a connection that leads nowhere any more.
+const PROOF_MAX: Duration = Duration::from_secs(60);
+
 pub(super) struct Connections {
     options: PgConnectOptions,
-    purpose: Purpose,
     /// Connections live on this runtime: those of actix's workers end before the last commit does.
     runtime: Handle,
     permits: Semaphore,
+    /// The proof that is under way. One at a time: a server whose standby is gone lets it wait for
+    /// ever, whether or not its client is still there, and must not fill up with such sessions.
+    proof: AsyncMutex<Option<(Proof, Instant)>>,
     /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
     idle: Mutex<Vec<Idle>>,
 }
 
-/// What the connections of a set are used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// To look, and for nothing that is decided on what was seen.
-    Reads,
-    /// To decide and to write. A server that has just come back, or taken over, may show commits
-    /// that never reached its standby, and may lose them again. So each session commits something
-    /// of its own first: once that has succeeded, whatever it sees from before is there to stay.
-    Decisions,
-}
+/// A session is proved by a commit of its own, in a task that outlives the one who asked for it.
+type Proof = AbortOnDropHandle<Result<PgConnection, sqlx::Error>>;
 
 struct Idle {
     connection: PgConnection,
@@ -52,14 +49,9 @@ struct Idle {
 }
 
 impl Connections {
-    pub fn new(
-        options: PgConnectOptions,
-        purpose: Purpose,
-        connections_max: usize,
-        runtime: Handle,
-    ) -> Self {
+    pub fn new(options: PgConnectOptions, connections_max: usize, runtime: Handle) -> Self {
         let permits = Semaphore::new(connections_max);
-        Self { options, purpose, runtime, permits, idle: Mutex::default() }
+        Self { options, runtime, permits, proof: AsyncMutex::default(), idle: Mutex::default() }
     }
 
     /// Lends a connection, opening one if none is idle.
@@ -91,23 +83,57 @@ impl Connections {
         }
     }
 
+    /// A new connection that may be trusted.
+    ///
+    /// A server that has just come back, or taken over, may show commits that never reached its
+    /// standby, and may lose them again. So each session commits something of its own first: once
+    /// that has succeeded, whatever it sees from before is there to stay.
     async fn connect(&self, until: Instant) -> Result<PgConnection, Unavailable> {
-        let (options, purpose) = (self.options.clone(), self.purpose);
-        let connecting = self.runtime.spawn(async move {
-            let mut connection = options.connect().await?;
-            if purpose == Purpose::Decisions {
-                commit_something(&mut connection).await?;
+        let until = until.min(Instant::now() + CONNECT_TIMEOUT);
+        let mut proof =
+            timeout_at(until, self.proof.lock()).await.map_err(|_elapsed| Unavailable::TimedOut)?;
+        if let Some((mut proving, since)) = proof.take()
+            && since.elapsed() < PROOF_MAX
+        {
+            match timeout_at(until, &mut proving).await {
+                Ok(Ok(Ok(connection))) => return Ok(connection),
+                // It broke: its server is gone, and another may be there by now.
+                Ok(Ok(Err(_)) | Err(_)) => {}
+                Err(_elapsed) => {
+                    *proof = Some((proving, since));
+                    return Err(Unavailable::TimedOut);
+                }
             }
-            Ok(connection)
-        });
+        }
+        let (mut proving, since) = (self.prove(self.reach(until).await?), Instant::now());
+        match timeout_at(until, &mut proving).await {
+            Ok(proved) => {
+                proved.map_err(|_stopping| Unavailable::TimedOut)?.map_err(Unavailable::Connect)
+            }
+            Err(_elapsed) => {
+                *proof = Some((proving, since));
+                Err(Unavailable::TimedOut)
+            }
+        }
+    }
+
+    async fn reach(&self, until: Instant) -> Result<PgConnection, Unavailable> {
+        let options = self.options.clone();
+        let connecting = self.runtime.spawn(async move { options.connect().await });
         // An attempt that is given up must not go on and hold a socket.
         let connecting = AbortOnDropHandle::new(connecting);
-        let until = until.min(Instant::now() + CONNECT_TIMEOUT);
         let connected = timeout_at(until, connecting).await;
         connected
             .map_err(|_elapsed| Unavailable::TimedOut)?
             .map_err(|_stopping| Unavailable::TimedOut)?
             .map_err(Unavailable::Connect)
+    }
+
+    fn prove(&self, mut connection: PgConnection) -> Proof {
+        AbortOnDropHandle::new(self.runtime.spawn(async move {
+            commit_something(&mut connection).await?;
+            Ok(connection)
+        }))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {

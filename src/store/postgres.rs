@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::connections::{Connections, Purpose};
+use super::connections::Connections;
 use super::error;
 use super::{Batch, Commit, CommitError, Snapshot, Store, Unavailable};
 use super::{commit, events, reservations, snapshot};
@@ -68,13 +68,8 @@ impl PostgresStore {
     ) -> Self {
         let options = session_options(options, statement_timeout);
         Self {
-            writes: Connections::new(
-                options.clone(),
-                Purpose::Decisions,
-                limits.writes,
-                runtime.clone(),
-            ),
-            reads: Connections::new(options, Purpose::Reads, limits.reads, runtime),
+            writes: Connections::new(options.clone(), limits.writes, runtime.clone()),
+            reads: Connections::new(options, limits.reads, runtime),
         }
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Counters {
     pub available_seats: i32,
     pub reservation_count: i64,
     pub version: i64,
+    /// The last version of its journal, at the same moment.
+    pub last_journalled: Option<i64>,
 }
 
 pub(crate) async fn counters(
@@ -39,12 +41,40 @@ pub(crate) async fn counters(
     sqlx::query_as!(
         Counters,
         "-- verify_counters
-        select initial_seats, total_seats, available_seats, reservation_count, version
+        select initial_seats, total_seats, available_seats, reservation_count, version,
+               (select version from journal where event_id = $1
+                 order by version desc limit 1)::bigint as last_journalled
           from events
          where id = $1",
         event_id,
     )
     .fetch_optional(connection)
+    .await
+}
+
+/// Up to which version there are about so many changes after `after`; `None` after the last one.
+pub(crate) async fn page_end(
+    connection: &mut PgConnection,
+    event_id: &str,
+    after: i64,
+    changes: i64,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- verify_page
+        select coalesce(max(version) filter (where so_far <= $3), min(version)) as "version?"
+          from (
+                select version::bigint as version,
+                       sum(greatest(change_count, 1)) over (order by version) as so_far
+                  from journal
+                 where event_id = $1 and version > $2
+                 order by version
+                 limit $3
+               ) as counted"#,
+        event_id,
+        after,
+        changes,
+    )
+    .fetch_one(connection)
     .await
 }
 
@@ -103,10 +133,23 @@ pub(crate) struct StoredEntry {
     pub seats: i32,
     pub status: String,
     pub version: i64,
+    pub has_event: bool,
     /// Reservations with its idempotency key and item, itself among them.
     pub of_its_key: Option<i64>,
     pub journal_kind: Option<i16>,
     pub journal_seats: Option<i32>,
+}
+
+/// Whether the index is there that keeps a key from being used twice.
+pub(crate) async fn keys_are_unique(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"-- verify_keys
+        select coalesce(bool_or(indisunique and indisvalid), false) as "unique!"
+          from pg_index
+         where indexrelid = to_regclass('reservations_idempotency_key')"#
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// Reservations of all events, in the order of their ids.
@@ -115,6 +158,7 @@ pub(crate) async fn reservations_after(
     id: Uuid,
     event_id: &str,
     count: i64,
+    count_keys: bool,
 ) -> Result<Vec<StoredEntry>, sqlx::Error> {
     sqlx::query_as!(
         StoredEntry,
@@ -122,7 +166,8 @@ pub(crate) async fn reservations_after(
         select stored.id as "id!", stored.event_id as "event_id!",
                stored.seats as "seats!", stored.status as "status!",
                stored.version as "version!",
-               case when stored.idempotency_key is not null then (
+               (select 1 from events where id = stored.event_id) is not null as "has_event!",
+               case when $4 and stored.idempotency_key is not null then (
                     select count(*) from (
                            select 1
                              from reservations
@@ -153,6 +198,7 @@ pub(crate) async fn reservations_after(
         id,
         event_id,
         count,
+        count_keys,
     )
     .fetch_all(connection)
     .await

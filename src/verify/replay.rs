@@ -1,6 +1,6 @@
 //! The journal of one event, replayed up to one version, and compared with the tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -19,6 +19,8 @@ pub struct Replay {
     owned_seats: i64,
     confirmed: i64,
     changed_since: HashMap<Uuid, (Status, i64)>,
+    /// The reservations that the version names.
+    named: HashSet<Uuid>,
 }
 
 impl Replay {
@@ -30,6 +32,7 @@ impl Replay {
             owned_seats: 0,
             confirmed: 0,
             changed_since: HashMap::new(),
+            named: HashSet::new(),
             found,
         }
     }
@@ -50,6 +53,7 @@ impl Replay {
                 )));
             }
             self.version = entry.version;
+            self.named.clear();
         }
         let (Some(kind), Some(id), Some(seats)) = (entry.kind, entry.reservation_id, entry.seats)
         else {
@@ -60,6 +64,9 @@ impl Replay {
             wrong.push(self.says(&format!("version {}: kind {kind} is not known", self.version)));
             return;
         };
+        if !self.named.insert(id) {
+            wrong.push(self.says(&format!("version {} names {id} twice", self.version)));
+        }
         let seats = i64::from(seats);
         self.available_seats -= kind.seats_taken(seats);
         self.compare(entry, kind, id, seats, wrong);
@@ -131,8 +138,8 @@ impl Replay {
                 "it counts {reservation_count} confirmed reservations of {confirmed}"
             )));
         }
-        if version != self.version {
-            let last = self.version;
+        let last = self.found.last_journalled.unwrap_or(0);
+        if version != last {
             wrong.push(self.says(&format!("it is at version {version}, its journal at {last}")));
         }
         if self.available_seats != available {
@@ -152,6 +159,9 @@ impl Replay {
 pub fn check_stored(stored: &StoredEntry, wrong: &mut Vec<String>) {
     let StoredEntry { id, event_id, version, status, seats, .. } = stored;
     let mut says = |what: &str| wrong.push(format!("event {event_id}: reservation {id} {what}"));
+    if !stored.has_event {
+        says("belongs to no event");
+    }
     let kind = stored.journal_kind.and_then(ChangeKind::parse);
     match kind {
         None => says(&format!("is at version {version}, whose journal does not name it")),

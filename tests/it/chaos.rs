@@ -106,11 +106,7 @@ async fn the_database_stands_still() {
 /// The service's sessions are ended while others take all that the server has.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_has_no_connection_left() {
-    let cluster = Cluster::start();
-    cluster.execute(&["alter system set max_connections = 20"]).await;
-    cluster.execute(&["create role hog login superuser password 'hog'"]).await;
-    cluster.control(&["restart", "-w", "-m", "fast"]);
-    let stage = Stage::set(cluster, 1).await;
+    let stage = Stage::set(Cluster::start(), 1).await;
     for _ in 0..rounds() {
         let mut watcher = stage.cluster.connect().await;
         let mut hogs = Vec::new();
@@ -184,7 +180,7 @@ async fn a_crowd_holds_up_nobody() {
     println!("chaos: {count} in the crowd: {memory_before} kB, then {memory_with} kB");
     // actix keeps buffers for each connection; a body is never kept beyond its limit.
     let each_max_kb = 32;
-    assert!(memory_with - memory_before < count * each_max_kb, "{memory_before}, {memory_with}");
+    assert!(memory_with < memory_before + count * each_max_kb, "{memory_before}, {memory_with}");
     stage.end("a crowd of slow, endless and idle clients").await;
 }
 
@@ -247,10 +243,10 @@ async fn the_standby_is_gone_while_commits_wait_for_it() {
     let stage = Stage::set(cluster, 2).await;
     for _ in 0..rounds() {
         stage.cluster.stop_standby();
-        stage.is_not_served().await;
+        stage.grants_nothing().await;
         // What waited is there after a restart, and may still be lost.
         stage.cluster.control(&["restart", "-w", "-m", "immediate"]);
-        stage.is_not_served().await;
+        stage.grants_nothing().await;
         stage.cluster.start_standby();
         stage.recovers().await;
     }
@@ -286,7 +282,7 @@ async fn a_failover_undoes_nothing_that_anybody_was_told_of() {
         let mut stage = Stage::set_at(cluster, &url, 2).await;
         stage.cluster.stop_standby();
         stage.cluster.control(&["restart", "-w", "-m", "immediate"]);
-        stage.is_not_served().await;
+        stage.grants_nothing().await;
         // In this order, so that the standby does not catch up.
         stage.cluster.lose();
         stage.cluster.start_standby();
@@ -346,6 +342,13 @@ async fn no_answer_rests_on_what_a_failover_may_undo() {
     cluster.control(&["restart", "-w", "-m", "immediate"]);
     assert_eq!(book("first").await.status, 503);
     assert_eq!(book("second").await.status, 503);
+    // Nor does a read show it. And however often it is tried, no sessions pile up that wait.
+    for _ in 0..3 {
+        let path = format!("{}/events/seat", service.base);
+        let answer = Answer::of(client.get(path).send().await.expect("an answer")).await;
+        answer.problem(503, "database_unavailable");
+    }
+    assert!(cluster.sessions().await <= 4, "{} sessions", cluster.sessions().await);
     cluster.lose();
     cluster.start_standby();
     cluster.promote_standby();

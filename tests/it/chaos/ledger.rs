@@ -96,11 +96,6 @@ impl Ledger {
         assert!(served.await.is_ok(), "not served: {:?}", self.last());
     }
 
-    /// How many requests were answered clearly.
-    pub fn clear(&self) -> usize {
-        *self.clear.borrow()
-    }
-
     /// Keyed requests that no answer has settled yet, and what was asked.
     pub fn unsettled(&self) -> Vec<Wanted> {
         let mut open = HashMap::new();
@@ -252,7 +247,8 @@ fn read(status: StatusCode, replayed: bool, body: Value) -> (Answer, Option<Valu
 }
 
 /// Gives each call the id of what it made. An id that no answer tells is that of a call without
-/// one: of the first, if there are several for one logical request.
+/// one: of the first, if there are several for one logical request. A retry may be told that it is
+/// unknown whether what it replays is there to stay: then, too, the first counts.
 fn with_ids(mut calls: Vec<Call>, found: &Final) -> Vec<Call> {
     let mut of_partner: HashMap<String, Vec<usize>> = HashMap::new();
     for (number, call) in calls.iter_mut().enumerate() {
@@ -270,11 +266,11 @@ fn with_ids(mut calls: Vec<Call>, found: &Final) -> Vec<Call> {
             numbers.iter().find(|number| match &calls[**number].answered {
                 Some((_, Answer::Reserved(shown))) => rank == 0 && shown.id == made.id,
                 Some((_, Answer::Unknown { id, .. })) => rank == 1 && *id == made.id,
-                None => rank == 2,
-                Some(_) => rank == 3,
+                None => rank == 1,
+                Some(_) => rank == 2,
             })
         };
-        let fit = (0..=3).find_map(fits).copied();
+        let fit = (0..=2).find_map(fits).copied();
         if let Some(number) = fit
             && let Request::Reserve { id, .. } = &mut calls[number].request
         {

@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::cluster::Cluster;
 use super::ledger::{Ledger, Wanted};
 use crate::auditor::Answer;
-use crate::support::TestDatabase;
 use crate::support::binary::Binary;
+use crate::support::{DEFAULT_EVENT, TestDatabase};
 
 const SEATS: &str = "200";
 const CONNECTIONS_MAX: &str = "4";
@@ -72,16 +72,38 @@ impl Stage {
         let since = Instant::now();
         self.ledger.serves(1).await;
         self.recoveries.lock().expect("no panic under the lock").push(since.elapsed());
+        self.make_room().await;
         self.ledger.serves(100).await;
     }
 
-    /// Nothing is granted or refused for a while.
-    pub async fn is_not_served(&self) {
+    /// Nothing is granted for a while. A refusal needs no commit, and may still be said.
+    pub async fn grants_nothing(&self) {
         // What was under way before has to be over first.
         sleep(Duration::from_millis(1_700)).await;
-        let before = self.ledger.clear();
+        let (_, before, _) = self.ledger.counts();
         sleep(Duration::from_secs(1)).await;
-        assert_eq!(self.ledger.clear() - before, 0, "served without a standby");
+        let (_, after, _) = self.ledger.counts();
+        assert_eq!(after - before, 0, "granted without a standby");
+    }
+
+    /// Bookings of which nobody knows keep their seats, and after many faults all would be gone:
+    /// gives some back.
+    async fn make_room(&self) {
+        let mut connection = self.cluster.connect().await;
+        let owned: Vec<Uuid> = sqlx::query_scalar(
+            "select id from reservations
+              where status = 'confirmed'
+                and (select available_seats < 60 from events where id = $1)
+              limit 30",
+        )
+        .bind(DEFAULT_EVENT)
+        .fetch_all(&mut connection)
+        .await
+        .expect("it answers");
+        let client = Client::new();
+        for id in owned {
+            self.ledger.call(&client, &self.base(), &Wanted::Cancel(id), Duration::MAX).await;
+        }
     }
 
     /// Kills a replica, and starts another in its place.
@@ -245,19 +267,24 @@ async fn nothing_leaks(cluster: &Cluster, replicas: &[Binary], client: &Client) 
                     select 'other-' || number, 'Other', 9, 9, 9 from generate_series(0, 7) as number
                         on conflict do nothing"])
         .await;
+    let by = Instant::now() + Duration::from_secs(30);
     for replica in replicas {
         let bookings = (0..8).map(|number| {
             let path = format!("{}/events/other-{number}/reservations", replica.base);
             let body = serde_json::json!({"partnerId": "last", "seats": 10});
             client.post(path).json(&body).send()
         });
-        for answer in futures_util::future::join_all(bookings).await {
-            // More than there is: it is decided, and leaves nothing behind.
-            assert_eq!(answer.expect("an answer").status(), 409);
+        // More than there is: it is decided, and leaves nothing behind. A machine that is busy may
+        // need a second attempt; a permit that leaked does not come back.
+        while !futures_util::future::join_all(bookings.clone())
+            .await
+            .into_iter()
+            .all(|answer| answer.expect("an answer").status() == 409)
+        {
+            assert!(Instant::now() < by, "not all are served");
         }
     }
     // The server may still have to find out that a client has gone.
-    let by = Instant::now() + Duration::from_secs(30);
     while cluster.sessions().await > max * replica_count {
         assert!(Instant::now() < by, "{} sessions", cluster.sessions().await);
     }

@@ -94,7 +94,8 @@ impl Wire {
     /// Breaks the next commit there, and returns once it is broken.
     pub async fn break_commit(&mut self, point: Point, act: Act) {
         *self.plan.next.lock().expect("no panic under the lock") = Some((point, act));
-        self.done.recv().await.expect("the plan is there");
+        let broken = timeout(Duration::from_secs(60), self.done.recv()).await;
+        assert_eq!(broken, Ok(Some(())), "no commit came to {point:?}");
     }
 }
 

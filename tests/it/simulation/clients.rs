@@ -1,6 +1,7 @@
 //! The clients of a run: they book, cancel, hang up, and try again.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection};
 use ticketboss::domain::{
@@ -112,7 +113,8 @@ impl Crowd {
             calls.len() - 1
         };
         self.trace.add(What::Called(number, replica.0, request.clone()));
-        let patience = if hangs_up { self.dice.pause(50) } else { TIMEOUT * 2 };
+        let patience =
+            if hangs_up { self.dice.pause(50) } else { TIMEOUT + Duration::from_millis(2) };
         let replica = replica.1;
         let submitted =
             replica.batching.submit(&self.event, command(&request), Instant::now() + TIMEOUT);

@@ -168,7 +168,8 @@ impl Remote {
     async fn session(&self, until: Instant) -> Result<Session<'_>, Unavailable> {
         let network = &self.network;
         if network.dice.chance(network.weather().refused) {
-            network.travel().await;
+            // Each call ends by its time.
+            let _ = timeout_at(until, network.travel()).await;
             return Err(Unavailable::TimedOut);
         }
         let session = network.server.connect().ok_or(Unavailable::TimedOut)?;

@@ -338,6 +338,10 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "a session decides before it has committed anything",
-        &[(CONNECTIONS, "if purpose == Purpose::Decisions {", "if purpose != purpose {")],
+        &[(
+            CONNECTIONS,
+            "            commit_something(&mut connection).await?;\n",
+            "            if false {\n                commit_something(&mut connection).await?;\n            }\n",
+        )],
     ),
 ];

@@ -67,9 +67,7 @@ async fn every_statement_finds_its_rows_by_what_names_them() {
                 let page = statement.starts_with("-- verify");
                 let names_rows = match table {
                     "events" => by.contains("(id = ") || (page && by.contains("(id > ")),
-                    "journal" => {
-                        by.contains("version") || (page && by.contains("(event_id = "))
-                    }
+                    "journal" => by.contains("version") || (page && by.contains("(event_id = ")),
                     "reservations" => {
                         by.contains("(id = ")
                             || by.contains("idempotency_key")

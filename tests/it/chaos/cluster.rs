@@ -11,6 +11,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection};
 use ticketboss::config::Database;
 use ticketboss::postgres::ThrowawayPostgres;
+use tokio::time::Instant;
+
+/// Far above what a server takes to recover.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     server: ThrowawayPostgres,
@@ -112,8 +116,15 @@ impl Cluster {
         self.url().parse().expect("a URL")
     }
 
+    /// Once the server is there: it may just be recovering from what was done to it.
     pub async fn connect(&self) -> PgConnection {
-        self.options().connect().await.expect("the database is there")
+        let by = Instant::now() + RECOVERY_MAX;
+        loop {
+            match self.options().connect().await {
+                Ok(connection) => return connection,
+                Err(failure) => assert!(Instant::now() < by, "{failure}"),
+            }
+        }
     }
 
     /// Runs statements one by one, each a transaction of its own.

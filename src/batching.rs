@@ -24,10 +24,12 @@ mod batcher;
 mod clock;
 mod settle;
 mod summaries;
+mod sweeper;
 
 use batcher::Batcher;
 
 pub use summaries::{Summaries, SummaryUnavailable};
+pub use sweeper::sweep;
 
 /// Events with a batcher at the same time. Far above what is hot at once; it bounds what requests
 /// for made-up events can occupy.
@@ -49,7 +51,9 @@ pub enum Rejection {
     DatabaseUnavailable,
     /// It was sent, and whether it was committed could not be found out in time.
     OutcomeUnknown {
-        reservation_id: ReservationId,
+        /// The reservation that was to be made or altered, the first of them; `None` for a change of
+        /// the event.
+        reservation_id: Option<ReservationId>,
         /// The version it was based on, if that is known: once the event's version is higher, the
         /// reservation either exists or never will.
         base_version: Option<i64>,

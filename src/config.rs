@@ -11,7 +11,7 @@ use std::{env, thread};
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
-use crate::domain::EventId;
+use crate::domain::{EventId, EventName, NewEvent, SeatCount, TotalSeats};
 
 /// Every setting with its default and its meaning, as `--help` and `.env.sample` show it.
 pub const SETTINGS: &str = "\
@@ -39,7 +39,8 @@ pub struct Config {
     pub addresses: Vec<SocketAddr>,
     pub database: Database,
     pub migrate_on_start: bool,
-    pub default_event: DefaultEvent,
+    /// Made on the first start, never touched on a later one.
+    pub default_event: NewEvent,
     pub workers: usize,
     pub database_connections_max: usize,
     pub request_timeout: Duration,
@@ -55,14 +56,6 @@ pub enum Database {
         data_dir: PathBuf,
         bin_dir: Option<PathBuf>,
     },
-}
-
-/// Made on the first start, never touched on a later one.
-#[derive(Clone, Debug)]
-pub struct DefaultEvent {
-    pub id: EventId,
-    pub name: String,
-    pub seats: i32,
 }
 
 /// A setting that cannot be used.
@@ -193,7 +186,7 @@ impl Settings<'_> {
         Some(data_home.join("ticketboss"))
     }
 
-    fn default_event(&self) -> Result<DefaultEvent, BadSetting> {
+    fn default_event(&self) -> Result<NewEvent, BadSetting> {
         let name = "DEFAULT_EVENT_ID";
         let value = self.text(name).unwrap_or_else(|| "node-meetup-2025".into());
         let Some(id) = EventId::parse(&value) else {
@@ -202,10 +195,18 @@ impl Settings<'_> {
         };
         let name = "DEFAULT_EVENT_NAME";
         let value = self.text(name).unwrap_or_else(|| "Node.js Meet-up".into());
-        if value.chars().count() > 200 {
-            return Err(BadSetting { name, value, allowed: "1 to 200 characters".into() });
-        }
-        let seats = self.number("DEFAULT_EVENT_SEATS", 500, 1, 10_000_000)?;
-        Ok(DefaultEvent { id, name: value, seats })
+        let Some(event_name) = EventName::parse(&value) else {
+            let allowed = "1 to 200 characters, not blank and without control characters".into();
+            return Err(BadSetting { name, value, allowed });
+        };
+        let seats = self.number("DEFAULT_EVENT_SEATS", 500, 1, TotalSeats::MAX.into())?;
+        Ok(NewEvent {
+            id,
+            name: event_name,
+            total_seats: TotalSeats::new(seats).expect("it was checked to be in range"),
+            seats_per_reservation_max: SeatCount::DEFAULT_MAX,
+            sales_open_at: None,
+            sales_close_at: None,
+        })
     }
 }

@@ -8,12 +8,19 @@
 
 mod command;
 mod decide;
+mod decision;
 mod event;
+mod named;
 mod reservation;
 
-pub use command::{Command, IdempotencyKey, KeyedRequest, Reserve};
-pub use decide::{Acceptance, Change, Decision, Named, Refusal, Verdict, decide};
-pub use event::{Event, EventId};
+pub use command::{
+    Action, Alter, ChangeEvent, Command, HoldTime, IdempotencyKey, Item, KeyedRequest,
+    Precondition, Reference, Reserve,
+};
+pub use decide::decide;
+pub use decision::{Acceptance, Change, Decision, Refusal, Verdict};
+pub use event::{Event, EventChange, EventId, EventName, EventStatus, NewEvent, TotalSeats};
+pub use named::{DUE_HOLDS_MAX, Named};
 pub use reservation::{ChangeKind, PartnerId, Reservation, ReservationId, SeatCount, Status};
 
 /// A moment, to the microsecond, in UTC. The database stores no more than that, so that what is

@@ -13,25 +13,29 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{Error, HttpRequest, HttpResponse};
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 use utoipa_actix_web::AppExt as _;
 use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
 use crate::batching::{Batching, Summaries};
-use crate::domain::EventId;
+use crate::domain::{Acceptance, Command, EventId, Timestamp};
 use crate::store::PostgresStore;
 
 mod body;
 mod error;
 mod events;
+mod headers;
 mod openapi;
 mod problem;
+mod query;
 mod reservations;
 mod service;
 mod unread;
 
 use problem::{Code, Problem};
+use reservations::{list, one};
 use unread::KeptBody;
 
 /// What the handlers work with.
@@ -47,6 +51,17 @@ impl App {
     /// By when a request that is being taken in now has to be answered.
     fn answer_by(&self) -> Instant {
         Instant::now() + self.request_timeout
+    }
+
+    /// Runs a command.
+    async fn submit(
+        &self,
+        event_id: &EventId,
+        command: Command,
+        answer_by: Instant,
+    ) -> Result<Acceptance, Problem> {
+        let outcome = self.batching.submit(event_id, command, answer_by).await;
+        outcome.map_err(|rejection| Problem::from_rejection(rejection, event_id))
     }
 }
 
@@ -109,10 +124,21 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(reservations::make_reservation)
         .service(events::read_event)
         .service(events::read_default_event)
-        .service(reservations::read_reservation)
-        .service(reservations::cancel_reservation)
-        .service(reservations::read_reservation_of_event)
-        .service(reservations::cancel_reservation_of_event)
+        .service(one::confirm_reservation_of_event)
+        .service(one::confirm_reservation)
+        .service(one::read_reservation_of_event)
+        .service(one::read_reservation)
+        .service(one::cancel_reservation_of_event)
+        .service(one::cancel_reservation)
+        .service(one::extend_reservation_of_event)
+        .service(one::extend_reservation)
+        .service(one::shrink_reservation_of_event)
+        .service(one::shrink_reservation)
+        .service(reservations::make_reservations)
+        .service(list::list_reservations)
+        .service(events::list_events)
+        .service(events::make_event)
+        .service(events::change_event)
         .service(service::read_health)
         .service(openapi::read_openapi)
         .service(service::read_problem)
@@ -121,30 +147,40 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
     (application, document)
 }
 
+/// A moment as the API shows it.
+fn rfc3339(at: Timestamp) -> String {
+    at.format(&Rfc3339).expect("years of the database's clock have four digits")
+}
+
 /// The id of an event in a path. One that cannot exist is simply not found.
 fn event_id(text: &str) -> Result<EventId, Problem> {
     EventId::parse(text).ok_or_else(Problem::event_not_found)
 }
 
 /// The paths of the document with their methods, to tell a wrong path from a wrong method.
-struct Routes(Vec<(ResourceDef, String)>);
+struct Routes(Vec<(ResourceDef, Vec<&'static str>)>);
 
 impl Routes {
     fn of(document: &utoipa::openapi::OpenApi) -> Self {
-        let allow = |path: &utoipa::openapi::PathItem| {
-            let methods = [
-                (path.get.is_some(), "GET, HEAD"),
-                (path.post.is_some(), "POST"),
-                (path.put.is_some(), "PUT"),
-                (path.patch.is_some(), "PATCH"),
-                (path.delete.is_some(), "DELETE"),
-            ];
-            let there = methods.into_iter().filter(|(there, _)| *there).map(|(_, name)| name);
-            there.collect::<Vec<_>>().join(", ")
-        };
         let paths = document.paths.paths.iter();
-        Self(paths.map(|(path, item)| (ResourceDef::new(path.as_str()), allow(item))).collect())
+        Self(paths.map(|(path, item)| (ResourceDef::new(path.as_str()), methods(item))).collect())
     }
+
+    /// The methods of a path, for `Allow`; `None` where there is nothing at it.
+    fn allowed(&self, path: &str) -> Option<String> {
+        let here = self.0.iter().filter(|(known, _)| known.is_match(path));
+        let here: Vec<&str> = here.flat_map(|(_, methods)| methods).copied().collect();
+        let each = METHODS.into_iter().filter(|method| here.contains(method));
+        Some(each.collect::<Vec<_>>().join(", ")).filter(|allowed| !allowed.is_empty())
+    }
+}
+
+const METHODS: [&str; 5] = ["GET, HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+fn methods(path: &utoipa::openapi::PathItem) -> Vec<&'static str> {
+    let there = [&path.get, &path.post, &path.put, &path.patch, &path.delete];
+    let there = METHODS.into_iter().zip(there).filter(|(_, operation)| operation.is_some());
+    there.map(|(method, _)| method).collect()
 }
 
 /// Not actix's own redirect, which has no body: a request's body is kept until that of its answer
@@ -158,12 +194,11 @@ async fn no_such_route(
     request: HttpRequest,
     routes: Data<Routes>,
 ) -> Result<HttpResponse, Problem> {
-    let known = routes.0.iter().find(|(path, _)| path.is_match(request.path()));
-    Err(match known {
-        Some((_, allow)) => {
+    Err(match routes.allowed(request.path()) {
+        Some(allow) => {
             let detail = format!("{} is not allowed here (allowed: {allow})", request.method());
             let mut problem = Problem::new(Code::MethodNotAllowed, detail);
-            problem.more.allow = Some(allow.clone());
+            problem.more.allow = Some(allow);
             problem
         }
         None => {

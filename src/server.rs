@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::batching::{Batching, Settings, Summaries};
+use crate::batching::{self, Batching, Settings, Summaries};
 use crate::config::{Config, Database};
 use crate::http::{self, App};
 use crate::postgres::{self, LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
@@ -264,6 +264,7 @@ pub struct Server {
     http: ServerHandle,
     running: JoinHandle<io::Result<()>>,
     batching: Batching<PostgresStore>,
+    sweeper: JoinHandle<()>,
 }
 
 impl Server {
@@ -281,10 +282,13 @@ impl Server {
         let app = app(config, &database.options);
         let event = &config.default_event;
         let until = Instant::now() + config.request_timeout;
-        let made = app.store.ensure_event(&event.id, &event.name, event.seats, until).await;
+        let made = app.store.make_event(event, Uuid::new_v4(), until).await;
         made.map_err(ServeError::DefaultEvent)?;
 
         let batching = app.batching.clone();
+        let sweeping =
+            batching::sweep(Arc::clone(&app.store), batching.clone(), config.request_timeout);
+        let sweeper = tokio::spawn(sweeping);
         let app = Data::new(app);
         let mut server = HttpServer::new(move || http::application(app.clone()))
             .workers(config.workers)
@@ -305,7 +309,7 @@ impl Server {
             database.describe(),
             event.id,
         );
-        Ok(Self { address, http, running, batching })
+        Ok(Self { address, http, running, batching, sweeper })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -315,6 +319,7 @@ impl Server {
     /// Accepts no more, answers what was taken in, and settles what is in flight.
     pub async fn stop(self) {
         log::info!("stopping");
+        self.sweeper.abort();
         self.http.stop(true).await;
         match self.running.await {
             Ok(Ok(())) => {}

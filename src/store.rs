@@ -8,12 +8,13 @@ use std::future::Future;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::{Change, Command, Event, EventId, Named, Timestamp};
+use crate::domain::{Change, Command, Event, EventChange, EventId, Named, Timestamp};
 
 mod commit;
 mod connections;
 mod error;
 mod events;
+mod listing;
 mod postgres;
 mod reservations;
 pub mod schema;
@@ -21,6 +22,7 @@ mod snapshot;
 pub(crate) mod verify;
 
 pub use error::{CommitError, Unavailable};
+pub use listing::{Filter, Page, Position};
 pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 
 /// Where batches are committed. Two implementations: [`PostgresStore`], and the simulated one of
@@ -30,8 +32,8 @@ pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 /// committed for good before: a database that shows what it may still lose in a failover is not
 /// asked before a commit of the store's own has succeeded there.
 pub trait Store: Send + Sync + 'static {
-    /// The event, and the reservations that `commands` name by id or key, in one snapshot; `None`
-    /// if there is no such event.
+    /// The event, the reservations that `commands` name by id or key, and the holds past their time
+    /// whose seats they may need, in one snapshot; `None` if there is no such event.
     fn snapshot(
         &self,
         event_id: &EventId,
@@ -82,9 +84,11 @@ pub struct Batch {
     /// The commit succeeds only from this version, and makes the next one.
     pub base_version: i64,
     pub net_seats: i32,
+    pub net_held: i32,
     pub net_confirmed: i64,
     pub at: Timestamp,
     pub changes: Vec<Change>,
+    pub event_change: Option<EventChange>,
 }
 
 /// What became of a batch.
@@ -100,6 +104,7 @@ pub enum Commit {
 pub struct Committed {
     pub version: i64,
     pub available_seats: i32,
+    pub held_seats: i32,
     pub reservation_count: i64,
     /// The database's clock.
     pub now: Timestamp,

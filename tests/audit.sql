@@ -6,13 +6,17 @@ with journalled as (
            unnest(kinds, reservation_ids, partner_ids, seats)
                as change (kind, reservation_id, partner_id, seats)
 ), replayed as (
-    -- The last word of the journal on each reservation.
-    select distinct on (event_id, reservation_id)
-           event_id, reservation_id, partner_id, seats, version,
-           case kind when 1 then 'confirmed' when 2 then 'held' when 3 then 'confirmed'
-                     when 6 then 'cancelled' when 7 then 'expired' end as status
+    -- The last word of the journal on each reservation: what it was made with, less what it gave
+    -- back while it went on, in the status that was set last.
+    select event_id, reservation_id, max(partner_id) as partner_id,
+           sum(case when kind in (1, 2) then seats when kind = 5 then -seats else 0 end)::integer
+               as seats,
+           max(version) as version,
+           (array_agg(case kind when 1 then 'confirmed' when 2 then 'held' when 3 then 'confirmed'
+                                when 4 then 'held' when 6 then 'cancelled' when 7 then 'expired'
+                      end order by version desc) filter (where kind <> 5))[1] as status
       from journalled
-     order by event_id, reservation_id, version desc
+     group by event_id, reservation_id
 ), stored as (
     select event_id, id as reservation_id, partner_id, seats, version, status from reservations
 ), replayed_only as (
@@ -24,6 +28,7 @@ with journalled as (
 ), owned as (
     select event_id,
            sum(seats) filter (where status in ('held', 'confirmed')) as seats,
+           sum(seats) filter (where status = 'held') as held,
            count(*) filter (where status = 'confirmed') as confirmed
       from reservations
      group by event_id
@@ -33,11 +38,13 @@ select format('1 event %s: %s available + %s owned <> %s in total',
   from events left join owned on owned.event_id = id
  where available_seats + coalesce(owned.seats, 0) <> total_seats
 union all
-select format('2 event %s: %s of %s available, counts %s reservations of %s',
-              id, available_seats, total_seats, reservation_count, coalesce(owned.confirmed, 0))
+select format('2 event %s: %s of %s available, counts %s reservations of %s, %s held seats of %s',
+              id, available_seats, total_seats, reservation_count, coalesce(owned.confirmed, 0),
+              held_seats, coalesce(owned.held, 0))
   from events left join owned on owned.event_id = id
  where available_seats not between 0 and total_seats
     or reservation_count <> coalesce(owned.confirmed, 0)
+    or held_seats <> coalesce(owned.held, 0)
 union all
 select format('3 event %s at version %s: %s journal rows from %s to %s',
               id, version, numbered.count, numbered.first, numbered.last)
@@ -55,15 +62,25 @@ union all
 select format('4 event %s: the table says %s, the journal does not', event_id, extra)
   from stored_only as extra
 union all
-select format('4 event %s: replaying gives %s available seats, not %s',
-              id, initial_seats - coalesce(net.seats, 0), available_seats)
+select format('4 event %s: replaying gives %s seats, %s of them available, not %s and %s',
+              id, coalesce(resized.seats, initial_seats),
+              coalesce(resized.seats, initial_seats) - coalesce(net.seats, 0),
+              total_seats, available_seats)
   from events
   left join (
         select event_id, sum(case when kind in (1, 2) then seats
                                   when kind in (5, 6, 7) then -seats else 0 end) as seats
           from journalled group by event_id
        ) as net on net.event_id = id
- where initial_seats - coalesce(net.seats, 0) <> available_seats
+  left join lateral (
+        select (event_change ->> 'totalSeats')::integer as seats
+          from journal
+         where event_id = id and event_change ? 'totalSeats'
+         order by journal.version desc
+         limit 1
+       ) as resized on true
+ where coalesce(resized.seats, initial_seats) <> total_seats
+    or coalesce(resized.seats, initial_seats) - coalesce(net.seats, 0) <> available_seats
 union all
 select format('5 event %s: %s reservations of %s under key %s',
               event_id, count(*), partner_id, idempotency_key)

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum as _;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
-use ticketboss::domain::{Change, EventId, PartnerId, Reservation, ReservationId, Status};
+use ticketboss::domain::{
+    Change, ChangeKind, EventId, PartnerId, Reservation, ReservationId, Status,
+};
 use ticketboss::postgres::ThrowawayPostgres;
 use ticketboss::store::{Batch, Commit, ConnectionLimits, PostgresStore, Store as _, schema};
 use tokio::runtime::Runtime;
@@ -239,26 +241,34 @@ impl Drop for Database<'_> {
 
 fn batch(event_id: &EventId, base_version: i64, size: usize) -> Batch {
     let at = std::time::SystemTime::now().into();
-    let booking = |number: usize| {
-        Change::Insert(Reservation {
+    let booking = |number: usize| Change {
+        kind: ChangeKind::Reserved,
+        seats: 1,
+        previous_version: None,
+        reservation: Reservation {
             id: ReservationId(Uuid::now_v7()),
             event_id: event_id.clone(),
             partner_id: PartnerId::parse(&format!("partner-{:03}", number % 1000)).expect("sane"),
             seats: 1,
             status: Status::Confirmed,
+            hold_expires_at: None,
+            reference: None,
             version: base_version + 1,
             created_at: at,
             keyed: None,
-        })
+            item: 0,
+        },
     };
     Batch {
         id: Uuid::now_v7(),
         event_id: event_id.clone(),
         base_version,
         net_seats: i32::try_from(size).expect("a small number"),
+        net_held: 0,
         net_confirmed: i64::try_from(size).expect("a small number"),
         at,
         changes: (0..size).map(booking).collect(),
+        event_change: None,
     }
 }
 

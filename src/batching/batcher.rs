@@ -15,10 +15,12 @@ use super::{Queued, Rejection, Shared};
 use crate::domain::{
     Acceptance, Command, Decision, Event, EventId, Named, Refusal, Timestamp, Verdict, decide,
 };
-use crate::store::{Batch, Store, Unavailable};
+use crate::store::{Batch, Committed, Store, Unavailable};
 
 /// More rows in one statement gain nothing: past 128, the work per row dominates.
-const BATCH_COMMANDS_MAX: usize = 512;
+const BATCH_ROWS_MAX: usize = 512;
+/// Each has a row at least.
+const BATCH_COMMANDS_MAX: usize = BATCH_ROWS_MAX;
 /// Attempts at a batch before its commands are answered 409, if its time lasts so long. A batcher
 /// that races a busy one can lose dozens of times in a row, since the winner knows the event's state
 /// and it has to ask.
@@ -52,6 +54,20 @@ pub(super) struct Batcher<S> {
 struct Remembered {
     event: Event,
     clock: DatabaseClock,
+}
+
+impl Remembered {
+    /// The event after a commit.
+    fn after(mut event: Event, batch: &Batch, counters: &Committed) -> Self {
+        if let Some(change) = &batch.event_change {
+            change.apply(&mut event);
+        }
+        event.version = counters.version;
+        event.available_seats = counters.available_seats;
+        event.held_seats = counters.held_seats;
+        event.reservation_count = counters.reservation_count;
+        Self { event, clock: DatabaseClock::read(counters.now) }
+    }
 }
 
 /// How one attempt at the batch in hand went.
@@ -118,12 +134,19 @@ impl<S: Store> Batcher<S> {
             self.waiting.push_back(queued);
         }
         let now = Instant::now();
+        let mut rows = 0;
         while self.in_hand.len() < self.limit
             && let Some(queued) = self.waiting.pop_front()
         {
+            let more = queued.command.rows();
             if queued.send_by < now {
                 queued.answer(Err(Rejection::Overloaded));
+            } else if rows > 0 && rows + more > BATCH_ROWS_MAX {
+                // What is asked for as a whole is never split.
+                self.waiting.push_front(queued);
+                break;
             } else {
+                rows += more;
                 self.in_hand.push(queued);
             }
         }
@@ -168,7 +191,7 @@ impl<S: Store> Batcher<S> {
         };
         self.event_missing = false;
         let Decided { event, now, decision } = decided;
-        if decision.changes.is_empty() {
+        if !decision.writes() {
             self.conclude_unchanged(decision.verdicts, until).await;
             return Attempt::Concluded;
         }
@@ -177,24 +200,19 @@ impl<S: Store> Batcher<S> {
             event_id: self.event_id.clone(),
             base_version: event.version,
             net_seats: decision.net_seats,
+            net_held: decision.net_held,
             net_confirmed: decision.net_confirmed,
             at: now,
             changes: decision.changes,
+            event_change: decision.event_change,
         };
         self.sent_from = Some(batch.base_version);
         let settled = self.commit(&batch, until).await;
         self.remembered = None;
         match settled {
             Settled::Committed(counters) => {
-                self.remembered = counters.map(|counters| Remembered {
-                    event: Event {
-                        version: counters.version,
-                        available_seats: counters.available_seats,
-                        reservation_count: counters.reservation_count,
-                        ..event
-                    },
-                    clock: DatabaseClock::read(counters.now),
-                });
+                self.remembered =
+                    counters.map(|counters| Remembered::after(event, &batch, &counters));
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);
                 self.answer_verdicts(decision.verdicts);
             }
@@ -214,13 +232,13 @@ impl<S: Store> Batcher<S> {
     }
 
     /// Decides on the remembered state if that grants everything, and on a fresh read otherwise:
-    /// a refusal must be true now.
+    /// a refusal must be true now, and so must what an earlier commit did.
     async fn decide(&mut self, until: Instant) -> Result<Option<Decided>, Unavailable> {
         let commands: Vec<&Command> = self.in_hand.iter().map(|queued| &queued.command).collect();
         if let Some(Remembered { event, clock }) = &self.remembered {
             let now = clock.now();
             let decision = decide(event, &Named::default(), now, &commands);
-            if !decision.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Refused(_))) {
+            if !decision.verdicts.iter().any(Verdict::needs_a_read) {
                 return Ok(Some(Decided { event: event.clone(), now, decision }));
             }
         }
@@ -235,8 +253,12 @@ impl<S: Store> Batcher<S> {
     /// Answers a batch that writes nothing. A replay is an acknowledgement, and what it shows may
     /// come from a commit whose own wait was broken off: so it follows a commit that succeeded.
     async fn conclude_unchanged(&mut self, verdicts: Vec<Verdict>, until: Instant) {
-        let replays = verdicts.iter().any(|verdict| matches!(verdict, Verdict::Accepted(_)));
-        if replays && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await {
+        let shows_what_was = verdicts.iter().any(|verdict| {
+            matches!(verdict, Verdict::Accepted(acceptance) if acceptance.shows_what_was())
+        });
+        if shows_what_was
+            && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await
+        {
             log::error!("event {}: {}", self.event_id, crate::chain(&unavailable));
             self.remembered = None;
             for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
@@ -351,16 +373,21 @@ impl<S: Store> Batcher<S> {
     }
 }
 
-/// Says of a granted command that it is not known whether it was done. Of a replay: whether what
-/// it replays is there to stay.
+/// Says of a granted command that it is not known whether it was done. Of one that was done before:
+/// whether that is there to stay.
 fn unknown(command: &Command, acceptance: &Acceptance, base_version: Option<i64>) -> Rejection {
-    match acceptance {
-        Acceptance::Reserved(_) | Acceptance::Cancelled => {
-            Rejection::OutcomeUnknown { reservation_id: command.reservation_id(), base_version }
+    let (reservation_id, base_version) = match acceptance {
+        Acceptance::Reserved(_)
+        | Acceptance::Altered(_)
+        | Acceptance::Cancelled
+        | Acceptance::EventChanged(_)
+        | Acceptance::Swept => (command.reservation_id(), base_version),
+        Acceptance::Replayed(made) => {
+            let first = made.first();
+            (first.map(|made| made.id), first.map(|made| made.version - 1))
         }
-        Acceptance::Replayed(made) => Rejection::OutcomeUnknown {
-            reservation_id: made.id,
-            base_version: Some(made.version - 1),
-        },
-    }
+        Acceptance::Unaltered(made) => (Some(made.id), Some(made.version - 1)),
+        Acceptance::EventUnchanged(event) => (None, Some(event.version - 1)),
+    };
+    Rejection::OutcomeUnknown { reservation_id, base_version }
 }

@@ -1,38 +1,83 @@
 //! What callers ask of an event, already validated.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{PartnerId, ReservationId, SeatCount};
+use super::{EventName, EventStatus, PartnerId, ReservationId, SeatCount, Timestamp, TotalSeats};
 
 /// One request to change an event.
 #[derive(Clone, Debug)]
 pub enum Command {
     Reserve(Reserve),
-    /// Gives a reservation's seats back.
-    Cancel(ReservationId),
+    Alter(Alter),
+    ChangeEvent(ChangeEvent),
+    /// Expires holds that are past their time. Housekeeping: a decision that needs their seats does
+    /// so itself.
+    Sweep,
 }
 
 impl Command {
-    /// The reservation it makes or changes.
-    pub fn reservation_id(&self) -> ReservationId {
+    /// The reservation it makes, the first of them, or the one that it alters.
+    pub fn reservation_id(&self) -> Option<ReservationId> {
         match self {
-            Self::Reserve(reserve) => reserve.id,
-            Self::Cancel(id) => *id,
+            Self::Reserve(reserve) => reserve.items.first().map(|item| item.id),
+            Self::Alter(alter) => Some(alter.id),
+            Self::ChangeEvent(_) | Self::Sweep => None,
+        }
+    }
+
+    /// Rows that it may write.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Reserve(reserve) => reserve.items.len(),
+            Self::Alter(_) | Self::ChangeEvent(_) | Self::Sweep => 1,
+        }
+    }
+
+    /// The most seats it can take from those that are available: what is sold must be covered by
+    /// that, or by holds that are past their time.
+    pub fn seats_wanted(&self) -> i64 {
+        match self {
+            Self::Reserve(reserve) => reserve.seats().into(),
+            Self::Alter(_) => 0,
+            // By how much an event shrinks is not known here, nor how much is due.
+            Self::ChangeEvent(change) => change.total_seats.map_or(0, |_| i64::MAX),
+            Self::Sweep => i64::MAX,
         }
     }
 }
 
-/// Takes seats for a partner.
+/// Takes seats for a partner: for every item, or for none.
 #[derive(Clone, Debug)]
 pub struct Reserve {
+    pub partner_id: PartnerId,
+    /// At least one.
+    pub items: Vec<Item>,
+    /// Whether it was asked for as a list: a list of one is another request than that one.
+    pub is_list: bool,
+    pub key: Option<IdempotencyKey>,
+    /// On the version of the event.
+    pub precondition: Precondition,
+}
+
+/// A reservation to make.
+#[derive(Clone, Debug)]
+pub struct Item {
     /// Fixed before anything is sent: whatever is sent again makes the same reservation.
     pub id: ReservationId,
-    pub partner_id: PartnerId,
     pub seats: SeatCount,
-    pub key: Option<IdempotencyKey>,
+    /// To hold the seats for so long, instead of booking them.
+    pub hold: Option<HoldTime>,
+    pub reference: Option<Reference>,
 }
 
 impl Reserve {
+    /// In all items.
+    pub fn seats(&self) -> i32 {
+        self.items.iter().map(|item| item.seats.get()).sum()
+    }
+
     /// The key together with what was asked under it; `None` without a key.
     pub fn keyed(&self) -> Option<KeyedRequest> {
         self.key.clone().map(|key| KeyedRequest { key, fingerprint: self.fingerprint() })
@@ -42,7 +87,130 @@ impl Reserve {
     /// partner are not in it, since the key is scoped to them. A field that is added later appears
     /// only where it is given, so that fingerprints already stored keep their meaning.
     fn fingerprint(&self) -> Arc<str> {
-        format!("seats={}", self.seats.get()).into()
+        let mut text = if self.is_list { "items".to_owned() } else { String::new() };
+        for item in &self.items {
+            let separator = if text.is_empty() { "" } else { ";" };
+            write!(text, "{separator}seats={}", item.seats.get()).expect("it is a text");
+            if let Some(hold) = item.hold {
+                write!(text, ",hold={}", hold.seconds()).expect("it is a text");
+            }
+            if let Some(reference) = &item.reference {
+                // With its length, since it may have anything in it.
+                let reference = reference.as_str();
+                write!(text, ",reference={}:{reference}", reference.len()).expect("it is a text");
+            }
+        }
+        text.into()
+    }
+}
+
+/// Changes a reservation.
+#[derive(Clone, Debug)]
+pub struct Alter {
+    pub id: ReservationId,
+    pub action: Action,
+    /// On the reservation's own version.
+    pub precondition: Precondition,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Turns a hold into a booking.
+    Confirm,
+    /// Lets a hold end so much later than now.
+    Extend(HoldTime),
+    /// Keeps so many seats and gives the rest back.
+    Shrink(SeatCount),
+    /// Gives all seats back.
+    Cancel,
+}
+
+/// Changes the event itself. What is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeEvent {
+    pub name: Option<EventName>,
+    pub total_seats: Option<TotalSeats>,
+    pub status: Option<EventStatus>,
+    /// `Some(None)` takes the limit away.
+    pub sales_open_at: Option<Option<Timestamp>>,
+    /// `Some(None)` takes the limit away.
+    pub sales_close_at: Option<Option<Timestamp>>,
+    /// On the version of the event.
+    pub precondition: Precondition,
+}
+
+impl ChangeEvent {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.name.is_none()
+            && self.total_seats.is_none()
+            && self.status.is_none()
+            && self.sales_open_at.is_none()
+            && self.sales_close_at.is_none()
+    }
+}
+
+/// At which versions a change is wanted at all (RFC 9110, `If-Match`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Precondition {
+    /// At whatever version it is now.
+    #[default]
+    Any,
+    /// At one of these.
+    Versions(Arc<[i64]>),
+}
+
+impl Precondition {
+    pub fn allows(&self, version: i64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Versions(versions) => versions.contains(&version),
+        }
+    }
+}
+
+/// For how long seats are held: 10 seconds to a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldTime(u32);
+
+impl HoldTime {
+    pub const SECONDS_MIN: u32 = 10;
+    pub const SECONDS_MAX: u32 = 86_400;
+
+    /// `None` outside [`HoldTime::SECONDS_MIN`] to [`HoldTime::SECONDS_MAX`].
+    pub fn new(seconds: i64) -> Option<Self> {
+        let seconds = u32::try_from(seconds).ok()?;
+        (Self::SECONDS_MIN..=Self::SECONDS_MAX).contains(&seconds).then_some(Self(seconds))
+    }
+
+    pub fn seconds(self) -> u32 {
+        self.0
+    }
+
+    pub fn duration(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+}
+
+/// The partner's own text on a reservation: 1 to 128 characters without control characters. Cheap
+/// to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference(Arc<str>);
+
+impl Reference {
+    /// Unicode scalar values, not bytes.
+    pub const LENGTH_MAX: usize = 128;
+
+    /// `None` if the text is empty, too long, or has a control character in it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let sane = !text.is_empty()
+            && text.chars().count() <= Self::LENGTH_MAX
+            && !text.chars().any(char::is_control);
+        sane.then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -70,6 +238,7 @@ impl IdempotencyKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedRequest {
     pub key: IdempotencyKey,
-    /// See [`Reserve::keyed`].
+    /// See [`Reserve::keyed`]. Of the reservations of one request the first has it; it is empty in
+    /// the others.
     pub fingerprint: Arc<str>,
 }

@@ -1,119 +1,44 @@
 //! The decision: which of the waiting commands an event can grant, all of them at one version.
 //!
 //! Every command is decided against the base state minus the seats that earlier commands of the
-//! batch take, and never on another effect of the batch: what would need one is deferred to the
-//! next batch. That keeps a refusal true even if this batch is never committed.
+//! batch take, and never on another command's effect: what would need one is deferred to the next
+//! batch. That keeps a refusal true even if this batch is never committed.
+//!
+//! What the clock does is no command's effect. A hold past its time is expired by the first
+//! decision that needs its seats, or that tells somebody so; sales past their end are ended by the
+//! first that is refused for it. Both are written with the batch: what was told stays true whatever
+//! else is still on its way to the database.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::vec;
 
 use super::{
-    ChangeKind, Command, Event, IdempotencyKey, PartnerId, Reservation, ReservationId, Reserve,
-    Status, Timestamp,
+    Acceptance, Change, ChangeKind, Command, DUE_HOLDS_MAX, Decision, Event, IdempotencyKey,
+    KeyedRequest, Named, PartnerId, Precondition, Refusal, Reservation, ReservationId, Reserve,
+    Status, Timestamp, Verdict,
 };
 
+mod alter;
+mod event;
 #[cfg(test)]
 mod tests;
-
-/// The reservations that the commands of a batch name, by id or by idempotency key, read in one
-/// snapshot with the event. Empty where the event is only remembered: then an acceptance is still
-/// sound, since the version and the unique key guard it, and a refusal is not.
-#[derive(Debug, Default)]
-pub struct Named {
-    by_id: HashMap<ReservationId, Reservation>,
-    by_key: HashMap<(PartnerId, IdempotencyKey), ReservationId>,
-}
-
-impl Named {
-    pub fn insert(&mut self, reservation: Reservation) {
-        if let Some(keyed) = &reservation.keyed {
-            let key = (reservation.partner_id.clone(), keyed.key.clone());
-            self.by_key.insert(key, reservation.id);
-        }
-        self.by_id.insert(reservation.id, reservation);
-    }
-
-    fn by_key(&self, partner_id: &PartnerId, key: &IdempotencyKey) -> Option<&Reservation> {
-        let id = self.by_key.get(&(partner_id.clone(), key.clone()))?;
-        self.by_id.get(id)
-    }
-}
-
-/// What to write, and what to answer once it is written.
-#[derive(Debug, Default)]
-pub struct Decision {
-    /// Empty when nothing is granted: then there is nothing to commit.
-    pub changes: Vec<Change>,
-    /// Seats taken minus seats given back.
-    pub net_seats: i32,
-    /// By how much the number of confirmed reservations moves.
-    pub net_confirmed: i64,
-    /// One for each command, in their order.
-    pub verdicts: Vec<Verdict>,
-}
-
-/// A row of `reservations` to write.
-#[derive(Clone, Debug)]
-pub enum Change {
-    Insert(Reservation),
-    /// Moves an existing reservation to another status, if it is still at `previous_version`.
-    Alter {
-        kind: ChangeKind,
-        id: ReservationId,
-        partner_id: PartnerId,
-        seats: i32,
-        status: Status,
-        previous_version: i64,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Holds once the changes are committed.
-    Accepted(Acceptance),
-    Refused(Refusal),
-    /// Needs an effect of this batch: belongs at the head of the next one.
-    Deferred,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acceptance {
-    Reserved(Reservation),
-    /// An earlier request with the same key made this one; shown as it is now.
-    Replayed(Reservation),
-    Cancelled,
-}
-
-/// Why a command is not granted. Expected, and final for this command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// The event has no such slug behind it.
-    EventNotFound,
-    /// Fewer seats are left than were asked for.
-    InsufficientSeats { available_seats: i32 },
-    /// Unknown in this event, or no longer active.
-    ReservationNotFound,
-    /// The key was used for another request.
-    IdempotencyKeyReused,
-}
 
 /// Decides `commands`, in arrival order, against `event` as it stood at its version.
 ///
 /// Admission is greedy: a request that does not fit is refused, a smaller one behind it may fit.
+/// After a change of the event itself, all that follows waits for the next batch.
 pub fn decide(event: &Event, named: &Named, now: Timestamp, commands: &[&Command]) -> Decision {
-    let mut batch = Batch {
-        event,
-        named,
-        now,
-        available_seats: event.available_seats,
-        freed_seats: 0,
-        altered: HashSet::new(),
-        used_keys: HashSet::new(),
-        decision: Decision::default(),
-    };
+    let mut batch = Batch::new(event, named, now);
     for command in commands {
-        let verdict = match command {
-            Command::Reserve(reserve) => batch.reserve(reserve),
-            Command::Cancel(id) => batch.cancel(*id),
+        let verdict = if batch.decision.event_change.is_some() {
+            Verdict::Deferred
+        } else {
+            match command {
+                Command::Reserve(reserve) => batch.reserve(reserve),
+                Command::Alter(alter) => batch.alter(alter),
+                Command::ChangeEvent(change) => batch.change_event(change),
+                Command::Sweep => batch.sweep(),
+            }
         };
         batch.decision.verdicts.push(verdict);
     }
@@ -127,90 +52,192 @@ struct Batch<'a> {
     event: &'a Event,
     named: &'a Named,
     now: Timestamp,
-    /// The base state's, minus what this batch has taken so far.
+    /// The base state's and those of holds that were expired, minus what this batch has taken.
     available_seats: i32,
-    /// What this batch gives back; sellable from the next version on.
+    /// Holds past their time, the oldest first; some may have been expired since.
+    due: vec::IntoIter<&'a Reservation>,
+    /// Their seats, of those that were not expired yet.
+    due_seats: i32,
+    /// There may be more of them than were read.
+    more_due: bool,
+    /// What commands of this batch give back; sellable from the next version on.
     freed_seats: i32,
     altered: HashSet<ReservationId>,
     used_keys: HashSet<(&'a PartnerId, &'a IdempotencyKey)>,
+    /// Somebody has been granted something on the condition that the event is at this version.
+    version_used: bool,
     decision: Decision,
 }
 
+/// Whether some seats can be had.
+enum Cover {
+    Enough,
+    /// Of what the next batch will see.
+    Later,
+    /// There are only so many.
+    Short(i32),
+}
+
 impl<'a> Batch<'a> {
+    fn new(event: &'a Event, named: &'a Named, now: Timestamp) -> Self {
+        let due = named.due(now);
+        Self {
+            event,
+            named,
+            now,
+            available_seats: event.available_seats,
+            due_seats: due.iter().map(|hold| hold.seats).sum(),
+            more_due: due.len() >= DUE_HOLDS_MAX,
+            due: due.into_iter(),
+            freed_seats: 0,
+            altered: HashSet::new(),
+            used_keys: HashSet::new(),
+            version_used: false,
+            decision: Decision::default(),
+        }
+    }
+
     fn reserve(&mut self, reserve: &'a Reserve) -> Verdict {
         // The key comes before every other check: a replay succeeds even when sold out.
         let keyed = reserve.keyed();
         if let Some(key) = &reserve.key {
-            if let Some(made) = self.named.by_key(&reserve.partner_id, key) {
-                return self.replay(made, made.keyed == keyed);
+            let made = self.named.by_key(&reserve.partner_id, key);
+            if let Some(first) = made.first() {
+                return self.replay(&made, first.keyed == keyed);
             }
             if self.used_keys.contains(&(&reserve.partner_id, key)) {
                 return Verdict::Deferred;
             }
         }
-
-        let seats = reserve.seats.get();
-        if seats > self.available_seats {
-            return self.short_of_seats();
+        let seats_max = self.event.seats_per_reservation_max;
+        if reserve.items.iter().any(|item| item.seats.get() > seats_max) {
+            return Verdict::Refused(Refusal::TooManySeats { seats_max });
+        }
+        if let Some(verdict) = self.version_stops(&reserve.precondition) {
+            return verdict;
+        }
+        if let Some(verdict) = self.sales_stop() {
+            return verdict;
+        }
+        match self.cover(reserve.seats()) {
+            Cover::Enough => {}
+            Cover::Later => return Verdict::Deferred,
+            Cover::Short(available_seats) => {
+                let next_hold_expires_at = self.named.next_hold_expires_at;
+                let short = Refusal::InsufficientSeats { available_seats, next_hold_expires_at };
+                return Verdict::Refused(short);
+            }
         }
         if let Some(key) = &reserve.key {
             self.used_keys.insert((&reserve.partner_id, key));
         }
-        self.available_seats -= seats;
-        self.decision.net_seats += seats;
-        self.decision.net_confirmed += 1;
-        let reservation = Reservation {
-            id: reserve.id,
-            event_id: self.event.id.clone(),
-            partner_id: reserve.partner_id.clone(),
-            seats,
-            status: Status::Confirmed,
-            version: self.event.version + 1,
-            created_at: self.now,
-            keyed,
-        };
-        self.decision.changes.push(Change::Insert(reservation.clone()));
-        Verdict::Accepted(Acceptance::Reserved(reservation))
+        self.version_used |= reserve.precondition != Precondition::Any;
+        Verdict::Accepted(Acceptance::Reserved(self.make(reserve, keyed)))
     }
 
-    fn replay(&self, made: &Reservation, same_request: bool) -> Verdict {
+    fn replay(&self, made: &[&Reservation], same_request: bool) -> Verdict {
         if !same_request {
             Verdict::Refused(Refusal::IdempotencyKeyReused)
-        } else if self.altered.contains(&made.id) {
+        } else if made.iter().any(|made| self.altered.contains(&made.id)) {
             Verdict::Deferred
         } else {
-            Verdict::Accepted(Acceptance::Replayed(made.clone()))
+            let made = made.iter().copied().cloned().collect();
+            Verdict::Accepted(Acceptance::Replayed(made))
         }
     }
 
-    fn short_of_seats(&self) -> Verdict {
-        if self.freed_seats > 0 {
-            return Verdict::Deferred;
+    /// Of several commands that name the same version at most one is granted.
+    fn version_stops(&self, precondition: &Precondition) -> Option<Verdict> {
+        let version = self.event.version;
+        if !precondition.allows(version) {
+            Some(Verdict::Refused(Refusal::PreconditionFailed { version }))
+        } else if self.version_used && *precondition != Precondition::Any {
+            Some(Verdict::Deferred)
+        } else {
+            None
         }
-        let available_seats = self.available_seats;
-        Verdict::Refused(Refusal::InsufficientSeats { available_seats })
     }
 
-    fn cancel(&mut self, id: ReservationId) -> Verdict {
-        if self.altered.contains(&id) {
-            return Verdict::Deferred;
-        }
-        let active = self.named.by_id.get(&id).filter(|made| made.status.owns_seats());
-        let Some(made) = active else {
-            return Verdict::Refused(Refusal::ReservationNotFound);
+    /// Sees to it that so many seats are available, with those of holds past their time if need be.
+    fn cover(&mut self, seats: i32) -> Cover {
+        let there = self.available_seats + self.due_seats;
+        let goal = if seats <= there {
+            seats
+        } else if self.more_due {
+            i32::MAX
+        } else if self.freed_seats > 0 {
+            return Cover::Later;
+        } else {
+            return Cover::Short(there);
         };
-        self.altered.insert(id);
-        self.freed_seats += made.seats;
-        self.decision.net_seats -= made.seats;
-        self.decision.net_confirmed -= i64::from(made.status == Status::Confirmed);
-        self.decision.changes.push(Change::Alter {
-            kind: ChangeKind::Cancelled,
-            id,
-            partner_id: made.partner_id.clone(),
-            seats: made.seats,
-            status: Status::Cancelled,
-            previous_version: made.version,
-        });
-        Verdict::Accepted(Acceptance::Cancelled)
+        while self.available_seats < goal
+            && let Some(hold) = self.due.next()
+        {
+            self.expire(hold);
+        }
+        if seats <= there { Cover::Enough } else { Cover::Later }
+    }
+
+    /// The rows of a booking whose seats are there.
+    fn make(&mut self, reserve: &Reserve, keyed: Option<KeyedRequest>) -> Vec<Reservation> {
+        let mut made = Vec::with_capacity(reserve.items.len());
+        let mut keyed = keyed;
+        for (number, item) in (0..).zip(&reserve.items) {
+            let seats = item.seats.get();
+            let (kind, status) = match item.hold {
+                Some(_) => (ChangeKind::Held, Status::Held),
+                None => (ChangeKind::Reserved, Status::Confirmed),
+            };
+            let reservation = Reservation {
+                id: item.id,
+                event_id: self.event.id.clone(),
+                partner_id: reserve.partner_id.clone(),
+                seats,
+                status,
+                hold_expires_at: item.hold.map(|hold| self.now + hold.duration()),
+                reference: item.reference.clone(),
+                version: self.event.version + 1,
+                created_at: self.now,
+                keyed: keyed.clone(),
+                item: number,
+            };
+            self.available_seats -= seats;
+            self.write(kind, seats, None, reservation.clone());
+            made.push(reservation);
+            // Once is enough.
+            if let (0, Some(keyed)) = (number, &mut keyed) {
+                keyed.fingerprint = "".into();
+            }
+        }
+        made
+    }
+
+    /// The only place that adds a row, and keeps the counters.
+    fn write(
+        &mut self,
+        kind: ChangeKind,
+        seats: i32,
+        before: Option<&Reservation>,
+        after: Reservation,
+    ) {
+        let held = |of: &Reservation| if of.status == Status::Held { of.seats } else { 0 };
+        let confirmed = |of: &Reservation| i64::from(of.status == Status::Confirmed);
+        let owned = |of: &Reservation| if of.status.owns_seats() { of.seats } else { 0 };
+        let decision = &mut self.decision;
+        decision.net_seats += owned(&after) - before.map_or(0, owned);
+        decision.net_held += held(&after) - before.map_or(0, held);
+        decision.net_confirmed += confirmed(&after) - before.map_or(0, confirmed);
+        if let Some(before) = before {
+            self.altered.insert(before.id);
+        }
+        let previous_version = before.map(|before| before.version);
+        decision.changes.push(Change { kind, seats, reservation: after, previous_version });
+    }
+
+    fn sweep(&mut self) -> Verdict {
+        while let Some(hold) = self.due.next() {
+            self.expire(hold);
+        }
+        Verdict::Accepted(Acceptance::Swept)
     }
 }

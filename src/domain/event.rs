@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::Timestamp;
+use super::{SeatCount, Timestamp};
 
 /// The public slug of an event: 1 to 64 lower-case letters, digits and inner hyphens. Cheap to
 /// clone.
@@ -36,15 +36,142 @@ impl fmt::Display for EventId {
     }
 }
 
+/// What people call an event: 1 to 200 characters, not blank, without control characters. Cheap to
+/// clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventName(Arc<str>);
+
+impl EventName {
+    /// Unicode scalar values, not bytes.
+    pub const LENGTH_MAX: usize = 200;
+
+    /// `None` if the text is blank, too long, or has a control character in it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let sane = !text.trim().is_empty()
+            && text.chars().count() <= Self::LENGTH_MAX
+            && !text.chars().any(char::is_control);
+        sane.then(|| Self(text.into()))
+    }
+
+    /// For what the table has, which may have been put there by hand.
+    pub fn stored(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Seats of an event, 1 to [`TotalSeats::MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TotalSeats(i32);
+
+impl TotalSeats {
+    pub const MAX: i32 = 10_000_000;
+
+    /// `None` outside 1 to [`TotalSeats::MAX`].
+    pub fn new(seats: i64) -> Option<Self> {
+        let seats = i32::try_from(seats).ok()?;
+        (1..=Self::MAX).contains(&seats).then_some(Self(seats))
+    }
+
+    pub fn get(self) -> i32 {
+        self.0
+    }
+}
+
+/// Whether an event sells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventStatus {
+    OnSale,
+    Paused,
+    Closed,
+    /// On sale, but the end of the sales was reached, and somebody was told so. Another end makes
+    /// it on sale again. Callers see it as closed.
+    Ended,
+}
+
+impl EventStatus {
+    pub const ALL: [Self; 4] = [Self::OnSale, Self::Paused, Self::Closed, Self::Ended];
+
+    /// The word in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnSale => "on_sale",
+            Self::Paused => "paused",
+            Self::Closed => "closed",
+            Self::Ended => "ended",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// The word in the API.
+    pub fn shown(self) -> &'static str {
+        match self {
+            Self::Ended => Self::Closed.as_str(),
+            Self::OnSale | Self::Paused | Self::Closed => self.as_str(),
+        }
+    }
+}
+
 /// An event as it stood at one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub id: EventId,
-    pub name: Arc<str>,
+    pub name: EventName,
     pub total_seats: i32,
     pub available_seats: i32,
+    /// Seats of holds; those of holds that are past their time, too, until they are expired.
+    pub held_seats: i32,
     /// Confirmed reservations.
     pub reservation_count: i64,
+    /// Seats that one reservation may have, at most. Never changes.
+    pub seats_per_reservation_max: i32,
+    pub status: EventStatus,
+    pub sales_open_at: Option<Timestamp>,
+    pub sales_close_at: Option<Timestamp>,
     pub version: i64,
     pub created_at: Timestamp,
+}
+
+/// An event to make.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub id: EventId,
+    pub name: EventName,
+    pub total_seats: TotalSeats,
+    pub seats_per_reservation_max: SeatCount,
+    pub sales_open_at: Option<Timestamp>,
+    pub sales_close_at: Option<Timestamp>,
+}
+
+/// What a version changes of the event itself; `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventChange {
+    pub name: Option<EventName>,
+    pub total_seats: Option<i32>,
+    pub status: Option<EventStatus>,
+    pub sales_open_at: Option<Option<Timestamp>>,
+    pub sales_close_at: Option<Option<Timestamp>>,
+}
+
+impl EventChange {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The event after the change, but for its counters: `available_seats` is settled by the
+    /// decision.
+    pub fn apply(&self, event: &mut Event) {
+        let Self { name, total_seats, status, sales_open_at, sales_close_at } = self.clone();
+        event.name = name.unwrap_or_else(|| event.name.clone());
+        event.total_seats = total_seats.unwrap_or(event.total_seats);
+        event.status = status.unwrap_or(event.status);
+        event.sales_open_at = sales_open_at.unwrap_or(event.sales_open_at);
+        event.sales_close_at = sales_close_at.unwrap_or(event.sales_close_at);
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{EventId, KeyedRequest, Timestamp};
+use super::{EventId, KeyedRequest, Reference, Timestamp};
 
 /// A UUIDv7, made by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,12 +33,14 @@ impl PartnerId {
     }
 }
 
-/// Seats of one reservation, 1 to [`SeatCount::MAX`].
+/// Seats of one reservation, 1 to [`SeatCount::MAX`]. What the event allows may be less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeatCount(i32);
 
 impl SeatCount {
-    pub const MAX: i32 = 10;
+    pub const MAX: i32 = 10_000;
+    /// What an event allows that says nothing else.
+    pub const DEFAULT_MAX: Self = Self(10);
 
     /// `None` outside 1 to [`SeatCount::MAX`].
     pub fn new(seats: i64) -> Option<Self> {
@@ -93,14 +95,26 @@ pub struct Reservation {
     pub id: ReservationId,
     pub event_id: EventId,
     pub partner_id: PartnerId,
-    /// Those it was made with; a cancelled one keeps the number.
+    /// Those it owns; a cancelled or expired one keeps the number.
     pub seats: i32,
     pub status: Status,
+    /// When a hold ends, or ended; `None` for what was never held.
+    pub hold_expires_at: Option<Timestamp>,
+    pub reference: Option<Reference>,
     /// The event's version at which it last changed.
     pub version: i64,
     pub created_at: Timestamp,
     /// The idempotency key it was made with, and the request that the key stands for.
     pub keyed: Option<KeyedRequest>,
+    /// Its position in that request.
+    pub item: i16,
+}
+
+impl Reservation {
+    /// Whether it is a hold whose time is over.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.status == Status::Held && self.hold_expires_at.is_some_and(|end| end <= now)
+    }
 }
 
 /// What a version did to a reservation, as the journal's `kinds` record it.
@@ -108,29 +122,57 @@ pub struct Reservation {
 #[repr(i16)]
 pub enum ChangeKind {
     Reserved = 1,
+    Held = 2,
+    Confirmed = 3,
+    Extended = 4,
+    Shrunk = 5,
     Cancelled = 6,
+    Expired = 7,
 }
 
 impl ChangeKind {
-    pub const ALL: [Self; 2] = [Self::Reserved, Self::Cancelled];
+    pub const ALL: [Self; 7] = [
+        Self::Reserved,
+        Self::Held,
+        Self::Confirmed,
+        Self::Extended,
+        Self::Shrunk,
+        Self::Cancelled,
+        Self::Expired,
+    ];
 
     pub fn parse(number: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as i16 == number)
     }
 
-    /// What a reservation has become by it.
-    pub fn status(self) -> Status {
+    /// Whether it makes a reservation, as against changing one.
+    pub fn makes(self) -> bool {
         match self {
-            Self::Reserved => Status::Confirmed,
-            Self::Cancelled => Status::Cancelled,
+            Self::Reserved | Self::Held => true,
+            Self::Confirmed | Self::Extended | Self::Shrunk | Self::Cancelled | Self::Expired => {
+                false
+            }
         }
     }
 
-    /// How many of the event's seats it takes; less than none if it gives them back.
+    /// What a reservation has become by it; `None` where that stays as it was.
+    pub fn status(self) -> Option<Status> {
+        match self {
+            Self::Reserved | Self::Confirmed => Some(Status::Confirmed),
+            Self::Held | Self::Extended => Some(Status::Held),
+            Self::Shrunk => None,
+            Self::Cancelled => Some(Status::Cancelled),
+            Self::Expired => Some(Status::Expired),
+        }
+    }
+
+    /// How many of the event's seats it takes; less than none if it gives them back. `seats` is
+    /// what the journal says: those that were taken, given back, or kept.
     pub fn seats_taken(self, seats: i64) -> i64 {
         match self {
-            Self::Reserved => seats,
-            Self::Cancelled => -seats,
+            Self::Reserved | Self::Held => seats,
+            Self::Confirmed | Self::Extended => 0,
+            Self::Shrunk | Self::Cancelled | Self::Expired => -seats,
         }
     }
 }

@@ -10,19 +10,41 @@ use futures_util::StreamExt as _;
 use garde::{Report, Validate};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 use tokio::time::timeout;
 
 use super::problem::{Code, FieldError, Problem};
-use crate::domain::{PartnerId, SeatCount};
+use crate::domain::{
+    EventId, EventName, EventStatus, HoldTime, PartnerId, Reference, SeatCount, Timestamp,
+    TotalSeats,
+};
 
-/// The largest legal request is well below 2 KB.
+/// The largest legal request for one reservation or event is well below 2 KB.
 const BODY_BYTES_MAX: usize = 8 * 1024;
+/// So many reservations can be asked for at once.
+pub const ITEMS_MAX: usize = 100;
+/// Each may have a reference, and each character of it may be written as an escape.
+const LIST_BYTES_MAX: usize = BODY_BYTES_MAX + ITEMS_MAX * 2 * 1024;
 /// A body of that size needs no longer on any network.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads a body of JSON.
-pub async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMut, Problem> {
-    let body = match timeout(BODY_TIMEOUT, collect(&mut payload)).await {
+pub async fn read(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
+    read_at_most(BODY_BYTES_MAX, request, payload).await
+}
+
+/// The same, with a list of reservations in it.
+pub async fn read_list(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
+    read_at_most(LIST_BYTES_MAX, request, payload).await
+}
+
+async fn read_at_most(
+    bytes_max: usize,
+    request: &HttpRequest,
+    mut payload: Payload,
+) -> Result<BytesMut, Problem> {
+    let body = match timeout(BODY_TIMEOUT, collect(&mut payload, bytes_max)).await {
         Ok(Ok(body)) => body,
         Ok(Err(problem)) => return Err(problem),
         Err(_elapsed) => {
@@ -44,14 +66,14 @@ pub async fn read(request: &HttpRequest, mut payload: Payload) -> Result<BytesMu
     Ok(body)
 }
 
-async fn collect(payload: &mut Payload) -> Result<BytesMut, Problem> {
+async fn collect(payload: &mut Payload, bytes_max: usize) -> Result<BytesMut, Problem> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_cut_off| {
             Problem::new(Code::MalformedJson, "The body ended before it was complete")
         })?;
-        if body.len() + chunk.len() > BODY_BYTES_MAX {
-            let detail = format!("The body is larger than {BODY_BYTES_MAX} bytes");
+        if body.len() + chunk.len() > bytes_max {
+            let detail = format!("The body is larger than {bytes_max} bytes");
             return Err(Problem::new(Code::BodyTooLarge, detail));
         }
         body.extend_from_slice(&chunk);
@@ -122,19 +144,94 @@ impl FromJson for PartnerId {
         "must be a text of 1 to 128 characters, not blank and without control characters";
 
     fn from_json(json: &str) -> Option<Self> {
-        // Fails on lone surrogates, too: they are no characters.
-        let text: Cow<'_, str> = serde_json::from_str(json).ok()?;
-        Self::parse(&text)
+        Self::parse(&text(json)?)
     }
 }
 
 impl FromJson for SeatCount {
-    const MUST_BE: &'static str = "must be a whole number from 1 to 10";
+    const MUST_BE: &'static str =
+        "must be a whole number from 1 to what the event allows (maxSeatsPerReservation)";
 
     fn from_json(json: &str) -> Option<Self> {
-        // The digits as they stand: 2.0 and 1e2 are no whole numbers here.
-        Self::new(json.parse().ok()?)
+        Self::new(whole_number(json)?)
     }
+}
+
+impl FromJson for TotalSeats {
+    const MUST_BE: &'static str = "must be a whole number from 1 to 10000000";
+
+    fn from_json(json: &str) -> Option<Self> {
+        Self::new(whole_number(json)?)
+    }
+}
+
+impl FromJson for HoldTime {
+    const MUST_BE: &'static str = "must be a whole number from 10 to 86400";
+
+    fn from_json(json: &str) -> Option<Self> {
+        Self::new(whole_number(json)?)
+    }
+}
+
+impl FromJson for Reference {
+    const MUST_BE: &'static str =
+        "must be a text of 1 to 128 characters without control characters";
+
+    fn from_json(json: &str) -> Option<Self> {
+        Self::parse(&text(json)?)
+    }
+}
+
+impl FromJson for EventId {
+    const MUST_BE: &'static str = "must be 1 to 64 lower-case letters, digits and inner hyphens";
+
+    fn from_json(json: &str) -> Option<Self> {
+        Self::parse(&text(json)?)
+    }
+}
+
+impl FromJson for EventName {
+    const MUST_BE: &'static str =
+        "must be a text of 1 to 200 characters, not blank and without control characters";
+
+    fn from_json(json: &str) -> Option<Self> {
+        Self::parse(&text(json)?)
+    }
+}
+
+impl FromJson for EventStatus {
+    const MUST_BE: &'static str = "must be on_sale, paused or closed";
+
+    fn from_json(json: &str) -> Option<Self> {
+        Self::parse(&text(json)?).filter(|status| *status != Self::Ended)
+    }
+}
+
+/// A moment, or none.
+impl FromJson for Option<Timestamp> {
+    const MUST_BE: &'static str =
+        "must be null, or a time such as 2026-01-31T12:00:00Z (RFC 3339, years 1970 to 9000)";
+
+    fn from_json(json: &str) -> Option<Self> {
+        if json == "null" {
+            return Some(None);
+        }
+        let time = OffsetDateTime::parse(&text(json)?, &Rfc3339).ok()?;
+        let time = time.to_offset(UtcOffset::UTC);
+        let sane = (1970..=9000).contains(&time.year());
+        // No more than the database keeps.
+        sane.then(|| Some(time.truncate_to_microsecond()))
+    }
+}
+
+/// The digits as they stand: 2.0 and 1e2 are no whole numbers here.
+fn whole_number(json: &str) -> Option<i64> {
+    json.parse().ok()
+}
+
+/// Fails on lone surrogates, too: they are no characters.
+fn text(json: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(json).ok()
 }
 
 /// A field of a body: whatever JSON it had, parsing the body goes on, so that all that is wrong
@@ -160,5 +257,82 @@ pub fn required<T: FromJson>(field: &Field<T>, _context: &()) -> garde::Result {
         Field::Missing => Err(garde::Error::new("is required")),
         Field::Wrong => Err(garde::Error::new(T::MUST_BE)),
         Field::Is(_) => Ok(()),
+    }
+}
+
+/// The rule for a field that may be there.
+pub fn optional<T: FromJson>(field: &Field<T>, _context: &()) -> garde::Result {
+    match field {
+        Field::Wrong => Err(garde::Error::new(T::MUST_BE)),
+        Field::Missing | Field::Is(_) => Ok(()),
+    }
+}
+
+impl<T> Field<T> {
+    /// What was given. Parsing has refused what is wrong.
+    pub fn given(self) -> Option<T> {
+        match self {
+            Self::Missing | Self::Wrong => None,
+            Self::Is(value) => Some(value),
+        }
+    }
+
+    /// The same, of a field that is required.
+    pub fn must(self) -> T {
+        self.given().expect("parsing refuses a body without a required field")
+    }
+}
+
+/// A list of objects, each with its own fields.
+#[derive(Debug, Default)]
+pub enum List<T> {
+    #[default]
+    Missing,
+    Wrong,
+    Are(Vec<T>),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?;
+        let Ok(objects) = serde_json::from_str::<Vec<&RawValue>>(json.get()) else {
+            return Ok(Self::Wrong);
+        };
+        if !(1..=ITEMS_MAX).contains(&objects.len()) {
+            return Ok(Self::Wrong);
+        }
+        let object = |object: &'de RawValue| {
+            // As for the body itself: no array in the place of an object.
+            let text = object.get();
+            text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+        };
+        let objects: Option<Vec<T>> = objects.into_iter().map(object).collect();
+        Ok(objects.map_or(Self::Wrong, Self::Are))
+    }
+}
+
+impl<T: Validate<Context = ()>> Validate for List<T> {
+    type Context = ();
+
+    fn validate_into(
+        &self,
+        context: &(),
+        parent: &mut dyn FnMut() -> garde::Path,
+        report: &mut Report,
+    ) {
+        match self {
+            Self::Missing => report.append(parent(), garde::Error::new("is required")),
+            Self::Wrong => {
+                let must_be =
+                    format!("must be a list of 1 to {ITEMS_MAX} objects, each field given once");
+                report.append(parent(), garde::Error::new(must_be));
+            }
+            Self::Are(objects) => {
+                for (number, object) in objects.iter().enumerate() {
+                    let mut path = || parent().join(number);
+                    object.validate_into(context, &mut path, report);
+                }
+            }
+        }
     }
 }

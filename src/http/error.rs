@@ -1,10 +1,12 @@
 //! From what the engine says to what the client is told.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::problem::{Code, Problem};
+use super::rfc3339;
 use crate::batching::{Rejection, SummaryUnavailable};
-use crate::domain::{EventId, Refusal};
+use crate::domain::{EventId, EventStatus, Refusal, Timestamp};
 use crate::store::Unavailable;
 
 /// A full queue is worked off in well under this time.
@@ -24,14 +26,8 @@ impl Problem {
             Rejection::Overloaded => Self::overloaded(),
             Rejection::DatabaseUnavailable => Self::database_unavailable(),
             Rejection::OutcomeUnknown { reservation_id, base_version } => {
-                let mut problem = Self::new(
-                    Code::OutcomeUnknown,
-                    "The database did not say whether this was done; \
-                     retry with the same Idempotency-Key, or read the reservation",
-                )
-                .retry_after(RETRY_AFTER_OUTAGE);
-                problem.more.event_id = Some(event_id.to_string());
-                problem.more.reservation_id = Some(reservation_id.0.to_string());
+                let mut problem = Self::outcome_unknown(event_id);
+                problem.more.reservation_id = reservation_id.map(|id| id.0.to_string());
                 problem.more.version = base_version;
                 problem
             }
@@ -42,12 +38,45 @@ impl Problem {
     fn from_refusal(refusal: Refusal) -> Self {
         match refusal {
             Refusal::EventNotFound => Self::event_not_found(),
-            Refusal::InsufficientSeats { available_seats } => {
+            Refusal::InsufficientSeats { available_seats, next_hold_expires_at } => {
                 let mut problem = Self::new(Code::InsufficientSeats, "Not enough seats left");
                 problem.more.available_seats = Some(available_seats);
+                problem.more.next_hold_expires_at = next_hold_expires_at;
                 problem
             }
+            Refusal::SalesClosed { status, sales_open_at, sales_close_at } => {
+                let mut problem = Self::new(Code::SalesClosed, sales(status, sales_open_at));
+                problem.more.sales_open_at = sales_open_at;
+                problem.more.sales_close_at = sales_close_at;
+                problem
+            }
+            Refusal::TooManySeats { seats_max } => {
+                Self::wrong("seats", format!("must be a whole number from 1 to {seats_max}"))
+            }
             Refusal::ReservationNotFound => Self::reservation_not_found(),
+            Refusal::HoldExpired => {
+                Self::new(Code::HoldExpired, "The hold has expired, and its seats are given back")
+            }
+            Refusal::ReservationNotActive { status } => Self::new(
+                Code::ReservationNotActive,
+                format!("The reservation is {}", status.as_str()),
+            ),
+            Refusal::CannotGrow { seats } => {
+                Self::wrong("seats", format!("must be at most {seats}, which it has now"))
+            }
+            Refusal::CapacityBelowSold { taken_seats } => {
+                let detail = format!("{taken_seats} seats are sold or held");
+                let mut problem = Self::new(Code::CapacityBelowSold, detail);
+                problem.more.taken_seats = Some(taken_seats);
+                problem
+            }
+            Refusal::SalesWindowEmpty => Self::sales_window_empty(),
+            Refusal::PreconditionFailed { version } => {
+                let detail = format!("It is at version {version} now");
+                let mut problem = Self::new(Code::PreconditionFailed, detail);
+                problem.more.version = Some(version);
+                problem
+            }
             Refusal::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
                 "This Idempotency-Key was used for a request with other values",
@@ -66,8 +95,34 @@ impl Problem {
         )
     }
 
+    pub fn sales_window_empty() -> Self {
+        Self::wrong("salesCloseAt", "must be after salesOpenAt")
+    }
+
     pub fn internal() -> Self {
         Self::new(Code::Internal, "A defect of this service; nothing happened")
+    }
+
+    fn outcome_unknown(event_id: &EventId) -> Self {
+        let mut problem = Self::new(
+            Code::OutcomeUnknown,
+            "The database did not say whether this was done; \
+             retry with the same Idempotency-Key, or read what it was about",
+        )
+        .retry_after(RETRY_AFTER_OUTAGE);
+        problem.more.event_id = Some(event_id.to_string());
+        problem
+    }
+
+    /// An event that may have been made all the same, where a statement was sent and not answered.
+    pub fn event_not_made(failure: Unavailable, id: &EventId) -> Self {
+        match failure {
+            Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
+            Unavailable::TimedOut | Unavailable::Statement(_) => {
+                log::error!("event {id} may not be made: {}", crate::chain(&failure));
+                Self::outcome_unknown(id)
+            }
+        }
     }
 
     fn overloaded() -> Self {
@@ -78,6 +133,16 @@ impl Problem {
     fn database_unavailable() -> Self {
         Self::new(Code::DatabaseUnavailable, "The database cannot be reached; nothing happened")
             .retry_after(RETRY_AFTER_OUTAGE)
+    }
+}
+
+/// Why an event sells nothing.
+fn sales(status: EventStatus, sales_open_at: Option<Timestamp>) -> Cow<'static, str> {
+    match (status, sales_open_at) {
+        (EventStatus::OnSale, Some(open)) => format!("Sales open at {}", rfc3339(open)).into(),
+        (EventStatus::OnSale, None) | (EventStatus::Ended, _) => "Sales have ended".into(),
+        (EventStatus::Paused, _) => "Sales are paused".into(),
+        (EventStatus::Closed, _) => "Sales are closed".into(),
     }
 }
 

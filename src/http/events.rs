@@ -1,17 +1,28 @@
-//! Events: what is left of them.
+//! Events: what is left of them, and making, listing and changing them.
 
 use std::sync::Arc;
 
-use actix_web::web::{Data, Path};
-use actix_web::{HttpResponse, get};
-use serde::Serialize;
-use time::format_description::well_known::Rfc3339;
+use actix_web::http::header;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse, get, patch, post, rt};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
+use super::body::{self, Field};
+use super::headers::{RequiredIfMatchHeader, etag, if_match, shown};
 use super::openapi::problems;
-use super::problem::Problem;
-use super::{App, event_id};
-use crate::domain::{Event, EventId};
+use super::problem::{Code, Problem};
+use super::query::Query;
+use super::{App, event_id, rfc3339};
+use crate::domain::{
+    Acceptance, ChangeEvent, Command, Event, EventId, EventName, EventStatus, NewEvent, SeatCount,
+    Timestamp, TotalSeats,
+};
+
+const LIMIT_DEFAULT: i64 = 50;
+const LIMIT_MAX: i64 = 200;
 
 /// The counters of an event at one version.
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,16 +47,121 @@ pub struct EventSummary<'a> {
 pub struct EventBody<'a> {
     #[serde(flatten)]
     summary: EventSummary<'a>,
+    /// Seats of holds. Those of a hold that has just ended may be among them; they are sold all the
+    /// same.
+    held_seats: i32,
+    /// `on_sale`, `paused` or `closed`.
+    #[schema(example = "on_sale")]
+    status: &'static str,
+    /// RFC 3339, UTC. Missing where sales are not to wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    sales_open_at: Option<String>,
+    /// RFC 3339, UTC. Missing where sales have no end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime)]
+    sales_close_at: Option<String>,
+    max_seats_per_reservation: i32,
     /// RFC 3339, UTC.
     #[schema(format = DateTime)]
     created_at: String,
+}
+
+/// Events in the order of their ids.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EventPage)]
+pub struct EventPageBody<'a> {
+    items: Vec<EventBody<'a>>,
+    /// For the next page; `null` at the end.
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+}
+
+/// An event to make.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EventRequest)]
+pub struct EventRequest {
+    /// Stands in URLs, and never changes. Made up by the service if it is left out.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = String, example = "rust-meetup",
+        pattern = "^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+    event_id: Field<EventId>,
+    /// Not blank, without control characters.
+    #[serde(default)]
+    #[garde(custom(body::required))]
+    #[schema(required = true, value_type = String, min_length = 1, max_length = 200,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
+        example = "Rust Meet-up")]
+    name: Field<EventName>,
+    #[serde(default)]
+    #[garde(custom(body::required))]
+    #[schema(required = true, value_type = i32, minimum = 1, maximum = 10_000_000, example = 120)]
+    total_seats: Field<TotalSeats>,
+    /// Never changes.
+    #[serde(default)]
+    #[garde(custom(most_seats))]
+    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000, default = 10)]
+    max_seats_per_reservation: Field<SeatCount>,
+    /// Nothing is sold or held before.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = Option<String>, format = DateTime)]
+    sales_open_at: Field<Option<Timestamp>>,
+    /// Nothing is sold or held from then on.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = Option<String>, format = DateTime)]
+    sales_close_at: Field<Option<Timestamp>>,
+}
+
+/// What to change; the rest stays as it is.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EventChange, min_properties = 1)]
+pub struct ChangeRequest {
+    /// Not blank, without control characters.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = String, min_length = 1, max_length = 200,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
+    name: Field<EventName>,
+    /// Not below what is sold or held.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000_000)]
+    total_seats: Field<TotalSeats>,
+    /// `on_sale`, `paused` or `closed`.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = String, pattern = "^(on_sale|paused|closed)$")]
+    status: Field<EventStatus>,
+    /// `null` takes it away.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = Option<String>, format = DateTime)]
+    sales_open_at: Field<Option<Timestamp>>,
+    /// `null` takes it away. Sales that have ended go on if this is later.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = Option<String>, format = DateTime)]
+    sales_close_at: Field<Option<Timestamp>>,
+}
+
+fn most_seats(field: &Field<SeatCount>, _context: &()) -> garde::Result {
+    match field {
+        Field::Wrong => Err(garde::Error::new("must be a whole number from 1 to 10000")),
+        Field::Missing | Field::Is(_) => Ok(()),
+    }
 }
 
 impl<'a> From<&'a Event> for EventSummary<'a> {
     fn from(event: &'a Event) -> Self {
         Self {
             event_id: event.id.as_str(),
-            name: &event.name,
+            name: event.name.as_str(),
             total_seats: event.total_seats,
             available_seats: event.available_seats,
             reservation_count: event.reservation_count,
@@ -56,9 +172,15 @@ impl<'a> From<&'a Event> for EventSummary<'a> {
 
 impl<'a> From<&'a Event> for EventBody<'a> {
     fn from(event: &'a Event) -> Self {
-        let created_at = event.created_at.format(&Rfc3339);
-        let created_at = created_at.expect("years of the database's clock have four digits");
-        Self { summary: event.into(), created_at }
+        Self {
+            summary: event.into(),
+            held_seats: event.held_seats,
+            status: event.status.shown(),
+            sales_open_at: event.sales_open_at.map(rfc3339),
+            sales_close_at: event.sales_close_at.map(rfc3339),
+            max_seats_per_reservation: event.seats_per_reservation_max,
+            created_at: rfc3339(event.created_at),
+        }
     }
 }
 
@@ -66,14 +188,15 @@ impl<'a> From<&'a Event> for EventBody<'a> {
 #[utoipa::path(
     tag = "reservations",
     responses(
-        (status = 200, description = "The event as it is now", body = EventSummary),
+        (status = 200, description = "The event as it is now", body = EventSummary,
+            headers(("ETag" = String, description = "The event's version, in quotes"))),
         EventProblems,
     ),
 )]
 #[get("/reservations")]
 pub async fn read_default_event(app: Data<App>) -> Result<HttpResponse, Problem> {
-    let event = find(&app, &app.default_event).await?;
-    Ok(HttpResponse::Ok().json(EventSummary::from(&*event)))
+    let event = app.find_event(&app.default_event).await?;
+    Ok(shown(event.version, &EventSummary::from(&*event)))
 }
 
 /// An event
@@ -81,21 +204,189 @@ pub async fn read_default_event(app: Data<App>) -> Result<HttpResponse, Problem>
     tag = "events",
     params(("eventId" = String, Path, example = "node-meetup-2025")),
     responses(
-        (status = 200, description = "The event as it is now", body = EventBody),
+        (status = 200, description = "The event as it is now", body = EventBody,
+            headers(("ETag" = String, description = "The event's version, in quotes"))),
         EventProblems,
     ),
 )]
 #[get("/events/{eventId}")]
 pub async fn read_event(app: Data<App>, path: Path<String>) -> Result<HttpResponse, Problem> {
-    let event = find(&app, &event_id(&path)?).await?;
-    Ok(HttpResponse::Ok().json(EventBody::from(&*event)))
+    let event = app.find_event(&event_id(&path)?).await?;
+    Ok(shown(event.version, &EventBody::from(&*event)))
 }
 
-async fn find(app: &App, id: &EventId) -> Result<Arc<Event>, Problem> {
-    let event = app.summaries.event(id, app.answer_by()).await?;
-    event.ok_or_else(Problem::event_not_found)
+/// List the events
+///
+/// In the order of their ids.
+#[utoipa::path(
+    tag = "events",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page of them", body = EventPageBody),
+        ListProblems,
+    ),
+)]
+#[get("/events")]
+pub async fn list_events(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut query = Query::of(&request)?;
+    let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
+    let after = query.take("cursor", "must be a nextCursor of this listing", EventId::parse)?;
+    query.end()?;
+    // One more, to know whether there is a next page.
+    let (store, until) = (Arc::clone(&app.store), app.answer_by());
+    let read = async move {
+        let after = after.as_ref().map_or("", EventId::as_str);
+        store.events_after(after, limit + 1, until).await
+    };
+    let mut events = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
+    let more = events.len() as i64 > limit;
+    events.truncate(limit as usize);
+    let next_cursor = events.last().filter(|_| more).map(|event| event.id.to_string());
+    let items = events.iter().map(EventBody::from).collect();
+    Ok(HttpResponse::Ok().json(EventPageBody { items, next_cursor }))
+}
+
+/// Make an event
+///
+/// It is on sale at once, unless `salesOpenAt` says otherwise. Events are never deleted.
+#[utoipa::path(
+    tag = "events",
+    request_body = EventRequest,
+    responses(
+        (status = 201, description = "Made", body = EventBody, headers(
+            ("Location" = String, description = "The path of the event"),
+            ("ETag" = String, description = "The event's version, in quotes"),
+        )),
+        MakeProblems,
+    ),
+)]
+#[post("/events")]
+pub async fn make_event(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read(&request, payload).await?;
+    let wanted: EventRequest = body::parse(&body)?;
+    let made_up = || EventId::parse(&Uuid::now_v7().to_string()).expect("a UUID is a slug");
+    let new = NewEvent {
+        id: wanted.event_id.given().unwrap_or_else(made_up),
+        name: wanted.name.must(),
+        total_seats: wanted.total_seats.must(),
+        seats_per_reservation_max: wanted
+            .max_seats_per_reservation
+            .given()
+            .unwrap_or(SeatCount::DEFAULT_MAX),
+        sales_open_at: wanted.sales_open_at.given().flatten(),
+        sales_close_at: wanted.sales_close_at.given().flatten(),
+    };
+    if let (Some(open), Some(close)) = (new.sales_open_at, new.sales_close_at)
+        && close <= open
+    {
+        return Err(Problem::sales_window_empty());
+    }
+    let event = app.make_event(new).await?;
+    let mut response = HttpResponse::Created();
+    response
+        .insert_header((header::LOCATION, format!("/events/{}", event.id)))
+        .insert_header(etag(event.version));
+    Ok(response.json(EventBody::from(&event)))
+}
+
+/// Change an event
+///
+/// Its name, its seats, when it sells. A paused or closed event sells and holds nothing new;
+/// reservations that exist can still be confirmed, cancelled and shrunk.
+#[utoipa::path(
+    tag = "events",
+    request_body = ChangeRequest,
+    params(("eventId" = String, Path, example = "node-meetup-2025"), RequiredIfMatchHeader),
+    responses(
+        (status = 200, description = "The event after the change", body = EventBody,
+            headers(("ETag" = String, description = "The event's version, in quotes"))),
+        ChangeProblems,
+    ),
+)]
+#[patch("/events/{eventId}")]
+pub async fn change_event(
+    app: Data<App>,
+    path: Path<String>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let event_id = event_id(&path)?;
+    let body = body::read(&request, payload).await?;
+    let wanted: ChangeRequest = body::parse(&body)?;
+    let Some(precondition) = if_match(&request)? else {
+        let detail = "Send If-Match with the version that this is meant for, or with *";
+        return Err(Problem::new(Code::PreconditionRequired, detail));
+    };
+    let change = ChangeEvent {
+        name: wanted.name.given(),
+        total_seats: wanted.total_seats.given(),
+        status: wanted.status.given(),
+        sales_open_at: wanted.sales_open_at.given(),
+        sales_close_at: wanted.sales_close_at.given(),
+        precondition,
+    };
+    if change.is_empty() {
+        let fields = "name, totalSeats, status, salesOpenAt or salesCloseAt";
+        return Err(Problem::wrong("body", format!("must have at least one of {fields}")));
+    }
+    let command = Command::ChangeEvent(change);
+    match app.submit(&event_id, command, app.answer_by()).await? {
+        Acceptance::EventChanged(event) | Acceptance::EventUnchanged(event) => {
+            Ok(shown(event.version, &EventBody::from(&event)))
+        }
+        Acceptance::Reserved(_)
+        | Acceptance::Replayed(_)
+        | Acceptance::Altered(_)
+        | Acceptance::Unaltered(_)
+        | Acceptance::Cancelled
+        | Acceptance::Swept => unreachable!("a change of an event is not answered so"),
+    }
+}
+
+impl App {
+    /// The event as it is now.
+    pub async fn find_event(&self, id: &EventId) -> Result<Arc<Event>, Problem> {
+        let event = self.summaries.event(id, self.answer_by()).await?;
+        event.ok_or_else(Problem::event_not_found)
+    }
+
+    async fn make_event(&self, new: NewEvent) -> Result<Event, Problem> {
+        // In a task of its own: it may be half way when the client hangs up.
+        let (store, until) = (Arc::clone(&self.store), self.answer_by());
+        let id = new.id.clone();
+        let making = async move { store.make_event(&new, Uuid::new_v4(), until).await };
+        match rt::spawn(making).await.map_err(|_panic| Problem::internal())? {
+            Ok(Some(event)) => Ok(event),
+            Ok(None) => Err(Problem::new(Code::EventExists, format!("Event {id} exists already"))),
+            Err(failure) => Err(Problem::event_not_made(failure, &id)),
+        }
+    }
+}
+
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "describes parameters")]
+struct PageQuery {
+    /// How many of them, at most.
+    #[param(value_type = i32, required = false, minimum = 1, maximum = 200, default = 50)]
+    limit: Option<i32>,
+    /// The `nextCursor` of the page before.
+    #[param(value_type = String, required = false,
+        pattern = "^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")]
+    cursor: Option<String>,
 }
 
 problems! {
     EventProblems: EventNotFound, DatabaseUnavailable;
+    ListProblems: ValidationFailed, Internal, Overloaded, DatabaseUnavailable;
+    MakeProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
+        UnsupportedMediaType, EventExists, Internal, Overloaded, DatabaseUnavailable,
+        OutcomeUnknown;
+    ChangeProblems: ValidationFailed, MalformedJson, EventNotFound, RequestTimeout, BodyTooLarge,
+        UnsupportedMediaType, CapacityBelowSold, VersionConflict, PreconditionFailed,
+        PreconditionRequired, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
 }

@@ -11,22 +11,24 @@ use utoipa::openapi::schema::{ObjectBuilder, Ref, Type};
 use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
 
 use super::problem::{self, Code, ProblemBody};
+use super::reservations::ListBody;
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "TicketBoss",
-        description = "Book and cancel seats of events. Answered at once; never sold twice.\n\n\
+        description = "Book, hold and cancel seats of events. Answered at once; never sold \
+            twice.\n\n\
             Every error is `application/problem+json`: `code` is for programs, `detail` for \
             people. Only what is no valid HTTP is answered 400, 408 or 431 without a body.",
     ),
     servers((url = "/", description = "This server")),
     tags(
-        (name = "reservations", description = "Book, read and cancel"),
-        (name = "events", description = "What is left"),
+        (name = "reservations", description = "Book, hold, confirm, shrink, cancel, list"),
+        (name = "events", description = "Make them, change them, and see what is left"),
         (name = "service", description = "The service itself"),
     ),
-    components(schemas(ProblemBody)),
+    components(schemas(ProblemBody, ListBody)),
 )]
 struct Base;
 
@@ -42,7 +44,7 @@ pub fn add_request_ids(document: &mut utoipa::openapi::OpenApi) {
         .description(Some("The request's own, if it was up to 128 visible ASCII characters"))
         .build();
     for path in document.paths.paths.values_mut() {
-        let operations = [&mut path.get, &mut path.post, &mut path.delete];
+        let operations = [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete];
         for operation in operations.into_iter().flatten() {
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {

@@ -1,10 +1,11 @@
 //! The one guarded statement. Nothing else in the service writes reservations or seat counts.
 
 use sqlx::PgConnection;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::{Batch, Commit, Committed};
-use crate::domain::{Change, ChangeKind, EventId};
+use crate::domain::{Change, ChangeKind, EventChange, EventId, Reference, Reservation, Timestamp};
 
 /// Moves the event from the batch's base version to the next, and writes its reservations and its
 /// journal row, in one statement: there is no moment in which a seat is taken and no reservation
@@ -13,6 +14,9 @@ use crate::domain::{Change, ChangeKind, EventId};
 /// The update comes first, and everything else selects from what it returned: where the guard does
 /// not match, nothing is written. Each changed reservation must still be at its previous version;
 /// one that is not leaves `change_count` short, and the journal's check fails the whole statement.
+///
+/// A change of the event itself is applied from the document that the journal keeps of it, so that
+/// what is journalled is what was done. Guarded by its version, it needs no other condition.
 ///
 /// The arrays of new rows are unnested side by side in a select list, which PostgreSQL streams; in
 /// a from clause it would store each of them first. Those of changed rows are not joined at all but
@@ -23,28 +27,54 @@ pub(super) async fn commit(
     batch: &Batch,
 ) -> Result<Commit, sqlx::Error> {
     let rows = Rows::of(&batch.changes);
+    let event_change = batch.event_change.as_ref().map(to_json);
     let row = sqlx::query!(
         r#"-- commit
         with moved as (
             update events
                set available_seats = available_seats - $1, version = version + 1,
-                   reservation_count = reservation_count + $4
+                   held_seats = held_seats + $19, reservation_count = reservation_count + $4,
+                   name = case when $20::jsonb ? 'name'
+                               then ($20::jsonb ->> 'name')::event_name else name end,
+                   total_seats = case when $20::jsonb ? 'totalSeats'
+                               then ($20::jsonb ->> 'totalSeats')::integer else total_seats end,
+                   status = case when $20::jsonb ? 'status'
+                               then ($20::jsonb ->> 'status')::event_status else status end,
+                   sales_open_at = case when $20::jsonb ? 'salesOpenAt'
+                               then ($20::jsonb ->> 'salesOpenAt')::timestamptz
+                               else sales_open_at end,
+                   sales_close_at = case when $20::jsonb ? 'salesCloseAt'
+                               then ($20::jsonb ->> 'salesCloseAt')::timestamptz
+                               else sales_close_at end
              where id = $2 and version = $3 and available_seats >= $1
-            returning version, available_seats, reservation_count
+            returning version, available_seats, held_seats, reservation_count
         ), inserted as (
             insert into reservations
-                   (id, created_at, version, seats, event_id, partner_id, status,
-                    idempotency_key, request_fingerprint)
-            select row.id, $5, moved.version, row.seats, $2, row.partner_id, 'confirmed',
-                   row.idempotency_key, row.request_fingerprint
+                   (id, created_at, version, hold_expires_at, seats, item, event_id, partner_id,
+                    status, idempotency_key, request_fingerprint, reference)
+            select row.id, $5, moved.version, row.hold_expires_at, row.seats,
+                   coalesce(row.item, 0), $2, row.partner_id,
+                   case when row.hold_expires_at is null then 'confirmed' else 'held' end,
+                   row.idempotency_key, row.request_fingerprint, row.reference
               from moved,
                    (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,
                            unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,
-                           unnest($12::text[]) as request_fingerprint) as row
+                           unnest($12::text[]) as request_fingerprint,
+                           unnest($21::smallint[]) as item,
+                           unnest($22::timestamptz[]) as hold_expires_at,
+                           unnest($23::text[]) as reference) as row
             returning 1
         ), altered as (
             update reservations
                set status = ($17::text[])[array_position($14::uuid[], reservations.id)],
+                   seats = case when $24::integer[] = '{}' then reservations.seats
+                                else ($24::integer[])[array_position($14::uuid[],
+                                                                     reservations.id)]
+                                     ::seat_count end,
+                   hold_expires_at = case when $25::timestamptz[] = '{}'
+                                then reservations.hold_expires_at
+                                else ($25::timestamptz[])[array_position($14::uuid[],
+                                                                         reservations.id)] end,
                    version = moved.version
               from moved
              where reservations.event_id = $2
@@ -55,14 +85,15 @@ pub(super) async fn commit(
         ), journalled as (
             insert into journal
                    (event_id, version, at, batch_id, change_count,
-                    kinds, reservation_ids, partner_ids, seats)
+                    kinds, reservation_ids, partner_ids, seats, event_change)
             select $2, moved.version, $5, $6,
                    (select count(*) from inserted) + (select count(*) from altered),
                    $7::smallint[] || $13::smallint[], $8::uuid[] || $14::uuid[],
-                   $9::text[] || $15::text[], $10::integer[] || $16::integer[]
+                   $9::text[] || $15::text[], $10::integer[] || $16::integer[], $20::jsonb
               from moved
         )
-        select version, available_seats, reservation_count, clock_timestamp() as "now!"
+        select version, available_seats, held_seats, reservation_count,
+               clock_timestamp() as "now!"
           from moved"#,
         batch.net_seats,
         batch.event_id.as_str(),
@@ -82,6 +113,13 @@ pub(super) async fn commit(
         &rows.altered.seats,
         &rows.statuses as &[&str],
         &rows.previous_versions,
+        batch.net_held,
+        event_change,
+        &rows.items,
+        &rows.holds as &[Option<Timestamp>],
+        &rows.references as &[Option<&str>],
+        &rows.seats_after,
+        &rows.holds_after as &[Option<Timestamp>],
     )
     .fetch_optional(connection)
     .await?;
@@ -90,6 +128,7 @@ pub(super) async fn commit(
         Some(row) => Commit::Committed(Committed {
             version: row.version,
             available_seats: row.available_seats,
+            held_seats: row.held_seats,
             reservation_count: row.reservation_count,
             now: row.now,
         }),
@@ -130,15 +169,47 @@ pub(super) async fn fence(
     Ok(())
 }
 
-/// The changes of a batch as the arrays that the statement unnests.
+/// A change of the event as the journal keeps it, and as the statement applies it.
+fn to_json(change: &EventChange) -> serde_json::Value {
+    let EventChange { name, total_seats, status, sales_open_at, sales_close_at } = change;
+    let time = |at: &Timestamp| {
+        at.format(&Rfc3339).expect("years of the database's clock have four digits")
+    };
+    let mut fields = serde_json::Map::new();
+    let mut field = |name: &str, value| fields.insert(name.into(), value);
+    if let Some(name) = name {
+        field("name", name.as_str().into());
+    }
+    if let Some(total_seats) = total_seats {
+        field("totalSeats", (*total_seats).into());
+    }
+    if let Some(status) = status {
+        field("status", status.as_str().into());
+    }
+    if let Some(open) = sales_open_at {
+        field("salesOpenAt", open.as_ref().map(time).into());
+    }
+    if let Some(close) = sales_close_at {
+        field("salesCloseAt", close.as_ref().map(time).into());
+    }
+    fields.into()
+}
+
+/// The changes of a batch as the arrays that the statement unnests. Those that are shorter than the
+/// others go on with nulls: an empty one is for a batch that has nothing of it.
 #[derive(Default)]
 struct Rows<'a> {
     inserted: Journalled<'a>,
     idempotency_keys: Vec<Option<&'a str>>,
     request_fingerprints: Vec<Option<&'a str>>,
+    items: Vec<i16>,
+    holds: Vec<Option<Timestamp>>,
+    references: Vec<Option<&'a str>>,
     altered: Journalled<'a>,
     statuses: Vec<&'a str>,
     previous_versions: Vec<i64>,
+    seats_after: Vec<i32>,
+    holds_after: Vec<Option<Timestamp>>,
 }
 
 /// What the journal records of each change, too.
@@ -151,38 +222,66 @@ struct Journalled<'a> {
 }
 
 impl<'a> Journalled<'a> {
-    fn push(&mut self, kind: ChangeKind, id: Uuid, partner_id: &'a str, seats: i32) {
-        self.kinds.push(kind as i16);
-        self.ids.push(id);
-        self.partner_ids.push(partner_id);
-        self.seats.push(seats);
+    fn push(&mut self, change: &'a Change) {
+        self.kinds.push(change.kind as i16);
+        self.ids.push(change.reservation.id.0);
+        self.partner_ids.push(change.reservation.partner_id.as_str());
+        self.seats.push(change.seats);
     }
 }
 
 impl<'a> Rows<'a> {
     fn of(changes: &'a [Change]) -> Self {
         let mut rows = Self::default();
+        let mut resized = false;
+        let mut extended = false;
         for change in changes {
-            match change {
-                Change::Insert(new) => {
-                    let partner_id = new.partner_id.as_str();
-                    rows.inserted.push(ChangeKind::Reserved, new.id.0, partner_id, new.seats);
-                    let keyed = new.keyed.as_ref();
+            let Reservation { seats, status, hold_expires_at, reference, keyed, item, .. } =
+                &change.reservation;
+            match change.previous_version {
+                None => {
+                    rows.inserted.push(change);
+                    let keyed = keyed.as_ref();
                     rows.idempotency_keys.push(keyed.map(|keyed| keyed.key.as_str()));
                     rows.request_fingerprints.push(keyed.map(|keyed| &*keyed.fingerprint));
+                    rows.items.push(*item);
+                    rows.holds.push(*hold_expires_at);
+                    rows.references.push(reference.as_ref().map(Reference::as_str));
                 }
-                Change::Alter { kind, id, partner_id, seats, status, previous_version } => {
-                    rows.altered.push(*kind, id.0, partner_id.as_str(), *seats);
+                Some(previous_version) => {
+                    rows.altered.push(change);
                     rows.statuses.push(status.as_str());
-                    rows.previous_versions.push(*previous_version);
+                    rows.previous_versions.push(previous_version);
+                    rows.seats_after.push(*seats);
+                    rows.holds_after.push(*hold_expires_at);
+                    resized |= change.kind == ChangeKind::Shrunk;
+                    extended |= change.kind == ChangeKind::Extended;
                 }
             }
         }
-        // Arrays that are shorter than the others go on with nulls.
-        if rows.idempotency_keys.iter().all(Option::is_none) {
-            rows.idempotency_keys.clear();
-            rows.request_fingerprints.clear();
-        }
+        rows.forget_what_is_not_there(resized, extended);
         rows
+    }
+
+    fn forget_what_is_not_there(&mut self, resized: bool, extended: bool) {
+        if self.idempotency_keys.iter().all(Option::is_none) {
+            self.idempotency_keys.clear();
+            self.request_fingerprints.clear();
+        }
+        if self.items.iter().all(|item| *item == 0) {
+            self.items.clear();
+        }
+        if self.holds.iter().all(Option::is_none) {
+            self.holds.clear();
+        }
+        if self.references.iter().all(Option::is_none) {
+            self.references.clear();
+        }
+        if !resized {
+            self.seats_after.clear();
+        }
+        if !extended {
+            self.holds_after.clear();
+        }
     }
 }

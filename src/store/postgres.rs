@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::error;
-use super::{Batch, Commit, CommitError, Snapshot, Store, Unavailable};
-use super::{commit, events, reservations, snapshot};
-use crate::domain::{Command, Event, EventId, Reservation, ReservationId};
+use super::{Batch, Commit, CommitError, Filter, Page, Position, Snapshot, Store, Unavailable};
+use super::{commit, events, listing, reservations, snapshot};
+use crate::domain::{Command, Event, EventId, NewEvent, Reservation, ReservationId};
 
 /// A read that meets a connection which broke while it was idle is asked once more on a new one.
 const READ_ATTEMPTS_MAX: usize = 2;
@@ -88,15 +88,47 @@ impl PostgresStore {
         ask!(self.reads, until, reservations::reservation(id, event_id))
     }
 
-    /// Makes sure that the event exists; one that does is left as it is.
-    pub async fn ensure_event(
+    /// Events in the order of their ids, from the one after `after` on.
+    pub async fn events_after(
         &self,
-        id: &EventId,
-        name: &str,
-        seats: i32,
+        after: &str,
+        count: i64,
         until: Instant,
-    ) -> Result<(), Unavailable> {
-        ask!(self.reads, until, events::ensure_event(id, name, seats))
+    ) -> Result<Vec<Event>, Unavailable> {
+        ask!(self.reads, until, events::events_after(after, count))
+    }
+
+    /// Some of the reservations of an event that were made before `from`, the newest first.
+    pub async fn list(
+        &self,
+        event_id: &EventId,
+        filter: &Filter,
+        from: Position,
+        count: i64,
+        changes: i64,
+        until: Instant,
+    ) -> Result<Page, Unavailable> {
+        ask!(self.reads, until, listing::list(event_id, filter, from, count, changes))
+    }
+
+    /// Makes an event; `None` if there is one with its id that another request made. `made_by`
+    /// names this request.
+    pub async fn make_event(
+        &self,
+        new: &NewEvent,
+        made_by: Uuid,
+        until: Instant,
+    ) -> Result<Option<Event>, Unavailable> {
+        ask!(self.reads, until, events::make_event(new, made_by))
+    }
+
+    /// Some of the events that have holds past their time.
+    pub async fn events_with_due_holds(
+        &self,
+        count: i64,
+        until: Instant,
+    ) -> Result<Vec<String>, Unavailable> {
+        ask!(self.reads, until, events::events_with_due_holds(count))
     }
 }
 

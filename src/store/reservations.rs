@@ -4,7 +4,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::{
-    EventId, IdempotencyKey, KeyedRequest, PartnerId, Reservation, ReservationId, Status, Timestamp,
+    EventId, IdempotencyKey, KeyedRequest, PartnerId, Reference, Reservation, ReservationId,
+    Status, Timestamp,
 };
 
 /// A row of `reservations`, as it is stored.
@@ -14,10 +15,13 @@ pub(super) struct ReservationRow {
     pub partner_id: String,
     pub seats: i32,
     pub status: String,
+    pub hold_expires_at: Option<Timestamp>,
+    pub reference: Option<String>,
     pub version: i64,
     pub created_at: Timestamp,
     pub idempotency_key: Option<String>,
     pub request_fingerprint: Option<String>,
+    pub item: i16,
 }
 
 impl TryFrom<ReservationRow> for Reservation {
@@ -35,6 +39,10 @@ impl TryFrom<ReservationRow> for Reservation {
             }),
             _ => None,
         };
+        let reference = match &row.reference {
+            Some(text) => Some(Reference::parse(text).ok_or_else(|| unreadable("reference"))?),
+            None => None,
+        };
         Ok(Self {
             id: ReservationId(row.id),
             event_id: EventId::parse(&row.event_id).ok_or_else(|| unreadable("event_id"))?,
@@ -42,9 +50,12 @@ impl TryFrom<ReservationRow> for Reservation {
                 .ok_or_else(|| unreadable("partner_id"))?,
             seats: row.seats,
             status: Status::parse(&row.status).ok_or_else(|| unreadable("status"))?,
+            hold_expires_at: row.hold_expires_at,
+            reference,
             version: row.version,
             created_at: row.created_at,
             keyed,
+            item: row.item,
         })
     }
 }
@@ -59,8 +70,8 @@ pub(super) async fn reservation(
             sqlx::query_as!(
                 ReservationRow,
                 "-- reservation_of_event
-                select id, event_id, partner_id, seats, status, version, created_at,
-                       idempotency_key, request_fingerprint
+                select id, event_id, partner_id, seats, status, hold_expires_at, reference,
+                       version, created_at, idempotency_key, request_fingerprint, item
                   from reservations
                  where id = $1 and event_id = $2",
                 id.0,
@@ -73,8 +84,8 @@ pub(super) async fn reservation(
             sqlx::query_as!(
                 ReservationRow,
                 "-- reservation
-                select id, event_id, partner_id, seats, status, version, created_at,
-                       idempotency_key, request_fingerprint
+                select id, event_id, partner_id, seats, status, hold_expires_at, reference,
+                       version, created_at, idempotency_key, request_fingerprint, item
                   from reservations
                  where id = $1",
                 id.0,

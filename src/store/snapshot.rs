@@ -4,14 +4,19 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Snapshot;
+use super::events::EventRow;
 use super::reservations::ReservationRow;
-use crate::domain::{Command, Event, EventId, Named, Timestamp};
+use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, Timestamp};
 
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
 /// a reservation cancelled in between gave its seats back twice.
 ///
+/// Holds past their time are read only where the seats that are available may not do; `limit` and
+/// what is asked for bound how many.
+///
 /// `offset 0` keeps the planner from turning the join by key around: planned while the table was
 /// empty, it would read all of it for each batch once it is not.
+#[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub(super) async fn snapshot(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -21,36 +26,63 @@ pub(super) async fn snapshot(
     let rows = sqlx::query_as!(
         SnapshotRow,
         r#"-- snapshot
-        select event.name, event.total_seats, event.available_seats, event.reservation_count,
-               event.version, event.created_at, clock_timestamp() as "now!",
+        select event.name, event.total_seats, event.available_seats, event.held_seats,
+               event.reservation_count, event.seats_per_reservation_max, event.status,
+               event.sales_open_at, event.sales_close_at, event.version, event.created_at,
+               clock_timestamp() as "now!",
+               case when event.available_seats < $5::bigint then (
+                    select hold_expires_at
+                      from reservations
+                     where event_id = $1 and status = 'held'
+                       and hold_expires_at > statement_timestamp()
+                     order by hold_expires_at
+                     limit 1
+               ) end as next_hold_expires_at,
                named.id as "id?", named.partner_id as "partner_id?", named.seats as "seats?",
-               named.status as "status?", named.version as "reservation_version?",
-               named.created_at as "reserved_at?", named.idempotency_key as "idempotency_key?",
-               named.request_fingerprint as "request_fingerprint?"
+               named.status as "reservation_status?",
+               named.hold_expires_at as "hold_expires_at?", named.reference as "reference?",
+               named.version as "reservation_version?", named.created_at as "reserved_at?",
+               named.idempotency_key as "idempotency_key?",
+               named.request_fingerprint as "request_fingerprint?", named.item as "item?"
           from events as event
-          left join (
-                select by_id.id, by_id.partner_id, by_id.seats, by_id.status, by_id.version,
-                       by_id.created_at, by_id.idempotency_key, by_id.request_fingerprint
+          left join lateral (
+                select by_id.id, by_id.partner_id, by_id.seats, by_id.status,
+                       by_id.hold_expires_at, by_id.reference, by_id.version, by_id.created_at,
+                       by_id.idempotency_key, by_id.request_fingerprint, by_id.item
                   from reservations as by_id
                  where by_id.event_id = $1 and by_id.id = any ($2)
                  union all
                 select by_key.*
                   from unnest($3::text[], $4::text[]) as wanted (partner_id, key),
                        lateral (
-                        select id, partner_id, seats, status, version, created_at,
-                               idempotency_key, request_fingerprint
+                        select id, partner_id, seats, status, hold_expires_at, reference, version,
+                               created_at, idempotency_key, request_fingerprint, item
                           from reservations
                          where event_id = $1
                            and partner_id = wanted.partner_id
                            and idempotency_key = wanted.key
                         offset 0
                        ) as by_key
+                 union all
+                select due.*
+                  from (
+                        select id, partner_id, seats, status, hold_expires_at, reference, version,
+                               created_at, idempotency_key, request_fingerprint, item
+                          from reservations
+                         where event_id = $1 and status = 'held'
+                           and hold_expires_at <= statement_timestamp()
+                           and event.available_seats < $5::bigint
+                         order by hold_expires_at
+                         limit $6
+                       ) as due
                ) as named on true
          where event.id = $1"#,
         event_id.as_str(),
         &wanted.ids,
         &wanted.partner_ids as &[&str],
         &wanted.keys as &[&str],
+        wanted.seats,
+        DUE_HOLDS_MAX as i64,
     )
     .fetch_all(connection)
     .await?;
@@ -58,8 +90,9 @@ pub(super) async fn snapshot(
     let Some(first) = rows.first() else {
         return Ok(None);
     };
-    let (event, now) = (first.event(event_id), first.now);
+    let (event, now) = (first.event(event_id)?, first.now);
     let mut named = Named::default();
+    named.next_hold_expires_at = first.next_hold_expires_at;
     for row in rows {
         if let Some(row) = row.reservation(event_id) {
             named.insert(row.try_into()?);
@@ -73,45 +106,63 @@ struct SnapshotRow {
     name: String,
     total_seats: i32,
     available_seats: i32,
+    held_seats: i32,
     reservation_count: i64,
+    seats_per_reservation_max: i32,
+    status: String,
+    sales_open_at: Option<Timestamp>,
+    sales_close_at: Option<Timestamp>,
     version: i64,
     created_at: Timestamp,
     now: Timestamp,
+    next_hold_expires_at: Option<Timestamp>,
     id: Option<Uuid>,
     partner_id: Option<String>,
     seats: Option<i32>,
-    status: Option<String>,
+    reservation_status: Option<String>,
+    hold_expires_at: Option<Timestamp>,
+    reference: Option<String>,
     reservation_version: Option<i64>,
     reserved_at: Option<Timestamp>,
     idempotency_key: Option<String>,
     request_fingerprint: Option<String>,
+    item: Option<i16>,
 }
 
 impl SnapshotRow {
-    fn event(&self, id: &EventId) -> Event {
-        Event {
-            id: id.clone(),
-            name: self.name.as_str().into(),
+    fn event(&self, id: &EventId) -> Result<Event, sqlx::Error> {
+        let row = EventRow {
+            id: id.to_string(),
+            name: self.name.clone(),
             total_seats: self.total_seats,
             available_seats: self.available_seats,
+            held_seats: self.held_seats,
             reservation_count: self.reservation_count,
+            seats_per_reservation_max: self.seats_per_reservation_max,
+            status: self.status.clone(),
+            sales_open_at: self.sales_open_at,
+            sales_close_at: self.sales_close_at,
             version: self.version,
             created_at: self.created_at,
-        }
+        };
+        row.try_into()
     }
 
-    /// The columns of the outer join are all there, or none is.
+    /// The columns of the outer join that are never null are all there, or none is.
     fn reservation(self, event_id: &EventId) -> Option<ReservationRow> {
         Some(ReservationRow {
             id: self.id?,
             event_id: event_id.to_string(),
             partner_id: self.partner_id?,
             seats: self.seats?,
-            status: self.status?,
+            status: self.reservation_status?,
+            hold_expires_at: self.hold_expires_at,
+            reference: self.reference,
             version: self.reservation_version?,
             created_at: self.reserved_at?,
             idempotency_key: self.idempotency_key,
             request_fingerprint: self.request_fingerprint,
+            item: self.item?,
         })
     }
 }
@@ -122,12 +173,15 @@ struct Wanted<'a> {
     ids: Vec<Uuid>,
     partner_ids: Vec<&'a str>,
     keys: Vec<&'a str>,
+    /// In all. What is available covers them, or holds past their time may have to.
+    seats: i64,
 }
 
 impl<'a> Wanted<'a> {
     fn by(commands: &[&'a Command]) -> Self {
         let mut wanted = Self::default();
         for command in commands {
+            wanted.seats = wanted.seats.saturating_add(command.seats_wanted());
             match command {
                 Command::Reserve(reserve) => {
                     if let Some(key) = &reserve.key {
@@ -135,7 +189,8 @@ impl<'a> Wanted<'a> {
                         wanted.keys.push(key.as_str());
                     }
                 }
-                Command::Cancel(id) => wanted.ids.push(id.0),
+                Command::Alter(alter) => wanted.ids.push(alter.id.0),
+                Command::ChangeEvent(_) | Command::Sweep => {}
             }
         }
         wanted

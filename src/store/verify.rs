@@ -28,6 +28,7 @@ pub(crate) struct Counters {
     pub initial_seats: i32,
     pub total_seats: i32,
     pub available_seats: i32,
+    pub held_seats: i32,
     pub reservation_count: i64,
     pub version: i64,
     /// The last version of its journal, at the same moment.
@@ -41,7 +42,8 @@ pub(crate) async fn counters(
     sqlx::query_as!(
         Counters,
         "-- verify_counters
-        select initial_seats, total_seats, available_seats, reservation_count, version,
+        select initial_seats, total_seats, available_seats, held_seats, reservation_count,
+               version,
                (select version from journal where event_id = $1
                  order by version desc limit 1)::bigint as last_journalled
           from events
@@ -82,6 +84,8 @@ pub(crate) async fn page_end(
 #[derive(Clone, Debug)]
 pub(crate) struct JournalEntry {
     pub version: i64,
+    /// Seats of the event from this version on, if it changed them.
+    pub total_seats: Option<i32>,
     pub kind: Option<i16>,
     pub reservation_id: Option<Uuid>,
     pub partner_id: Option<String>,
@@ -102,7 +106,9 @@ pub(crate) async fn journal_between(
     sqlx::query_as!(
         JournalEntry,
         r#"-- verify_journal
-        select journal.version, change.kind as "kind?", change.id as "reservation_id?",
+        select journal.version,
+               (journal.event_change ->> 'totalSeats')::integer as "total_seats?",
+               change.kind as "kind?", change.id as "reservation_id?",
                change.partner_id as "partner_id?", change.seats as "seats?",
                stored.version as "stored_version?", stored.partner_id as "stored_partner_id?",
                stored.seats as "stored_seats?", stored.status as "stored_status?"

@@ -14,10 +14,13 @@ pub struct Replay {
     /// The event as it was when the replay began.
     found: Counters,
     version: i64,
+    total_seats: i64,
     available_seats: i64,
     /// By the table, and by the journal for what has changed since.
     owned_seats: i64,
+    held_seats: i64,
     confirmed: i64,
+    /// As they were before, told by the journal.
     changed_since: HashMap<Uuid, (Status, i64)>,
     /// The reservations that the version names.
     named: HashSet<Uuid>,
@@ -28,8 +31,10 @@ impl Replay {
         Self {
             event_id: event_id.to_owned(),
             version: 0,
+            total_seats: found.initial_seats.into(),
             available_seats: found.initial_seats.into(),
             owned_seats: 0,
+            held_seats: 0,
             confirmed: 0,
             changed_since: HashMap::new(),
             named: HashSet::new(),
@@ -54,6 +59,10 @@ impl Replay {
             }
             self.version = entry.version;
             self.named.clear();
+            if let Some(total_seats) = entry.total_seats.map(i64::from) {
+                self.available_seats += total_seats - self.total_seats;
+                self.total_seats = total_seats;
+            }
         }
         let (Some(kind), Some(id), Some(seats)) = (entry.kind, entry.reservation_id, entry.seats)
         else {
@@ -90,7 +99,7 @@ impl Replay {
             wrong.push(self.says(&format!("version {at} names another partner for {id}")));
         }
         if version > self.found.version {
-            self.changed_since.insert(id, (kind.status(), seats));
+            self.change_before(kind, id, seats);
         } else if version < at {
             wrong.push(self.says(&format!("version {at} changes {id}, which is at {version}")));
         } else if version == at {
@@ -102,9 +111,28 @@ impl Replay {
         }
     }
 
+    /// A reservation that has changed again since: what it was is told by the journal alone.
+    fn change_before(&mut self, kind: ChangeKind, id: Uuid, seats: i64) {
+        let before = self.changed_since.get(&id).copied();
+        let (status, owned) = before.unwrap_or((Status::Confirmed, 0));
+        let seats = match kind {
+            ChangeKind::Shrunk => owned - seats,
+            ChangeKind::Reserved
+            | ChangeKind::Held
+            | ChangeKind::Confirmed
+            | ChangeKind::Extended
+            | ChangeKind::Cancelled
+            | ChangeKind::Expired => seats,
+        };
+        self.changed_since.insert(id, (kind.status().unwrap_or(status), seats));
+    }
+
     fn count(&mut self, status: Status, seats: i64) {
         if status.owns_seats() {
             self.owned_seats += seats;
+        }
+        if status == Status::Held {
+            self.held_seats += seats;
         }
         self.confirmed += i64::from(status == Status::Confirmed);
     }
@@ -122,8 +150,20 @@ impl Replay {
         for (status, seats) in std::mem::take(&mut self.changed_since).into_values() {
             self.count(status, seats);
         }
-        let Counters { total_seats, available_seats, reservation_count, version, .. } = self.found;
+        let Counters {
+            total_seats, available_seats, held_seats, reservation_count, version, ..
+        } = self.found;
         let (total, available) = (i64::from(total_seats), i64::from(available_seats));
+        if self.total_seats != total {
+            let replayed = self.total_seats;
+            wrong.push(self.says(&format!(
+                "replaying its journal gives {replayed} seats in total, not {total}"
+            )));
+        }
+        if i64::from(held_seats) != self.held_seats {
+            let held = self.held_seats;
+            wrong.push(self.says(&format!("it counts {held_seats} held seats of {held}")));
+        }
         let owned = self.owned_seats;
         if available + owned != total {
             let sum = format!("{available} available + {owned} owned <> {total} in total");
@@ -166,11 +206,14 @@ pub fn check_stored(stored: &StoredEntry, wrong: &mut Vec<String>) {
     match kind {
         None => says(&format!("is at version {version}, whose journal does not name it")),
         Some(kind) => {
-            let said = kind.status().as_str();
-            if said != status {
+            let said = kind.status().map(Status::as_str);
+            let active = Status::parse(status).is_some_and(Status::owns_seats);
+            if said.map_or(!active, |said| said != status) {
+                let said = said.unwrap_or("still active");
                 says(&format!("is {status}, and {said} by the journal of version {version}"));
             }
-            if stored.journal_seats != Some(*seats) {
+            // What was shrunk has another number there: that of the seats that were given back.
+            if kind != ChangeKind::Shrunk && stored.journal_seats != Some(*seats) {
                 says(&format!("has {seats} seats, and others in the journal of version {version}"));
             }
         }

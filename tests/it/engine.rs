@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection, Settings};
-use ticketboss::domain::{Acceptance, Command, EventId, Refusal, Reservation};
+use ticketboss::domain::{Acceptance, Action, Command, EventId, Refusal, Reservation};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::support::simulated::{Fault, Simulated};
-use crate::support::{partner, reserve_as};
+use crate::support::{alter, partner, reserve_as};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -86,14 +86,16 @@ fn reserve(seats: i32) -> Command {
 
 fn made(outcome: Outcome) -> Reservation {
     match outcome {
-        Ok(Acceptance::Reserved(reservation)) => reservation,
+        Ok(Acceptance::Reserved(mut made)) if made.len() == 1 => made.remove(0),
         other => panic!("not made: {other:?}"),
     }
 }
 
 fn refused_for_seats(outcome: Outcome) -> i32 {
     match outcome {
-        Err(Rejection::Refused(Refusal::InsufficientSeats { available_seats })) => available_seats,
+        Err(Rejection::Refused(Refusal::InsufficientSeats { available_seats, .. })) => {
+            available_seats
+        }
         other => panic!("not refused: {other:?}"),
     }
 }
@@ -203,7 +205,7 @@ async fn what_waits_for_the_next_batch_keeps_its_place() {
     let engine = Engine::with_seats(2);
     let held = made(engine.reserve(1).await).id;
     let in_flight = engine.start_stalled(reserve(1)).await;
-    let cancel = engine.start(Command::Cancel(held)).await;
+    let cancel = engine.start(alter(held, Action::Cancel)).await;
     let (first, second) = (engine.start(reserve(1)).await, engine.start(reserve(1)).await);
     engine.store.plan([Fault::Stalls]);
     engine.store.resume();
@@ -246,7 +248,7 @@ async fn a_replay_follows_a_commit_that_succeeded() {
     engine.store.fail_fences(1);
     let again = || engine.submit(reserve_as("abc-corp", 2, Some("order-1")));
     // Not "nothing happened": what the key made was seen, and may be there to stay.
-    let reservation_id = engine.store.reservations()[0].id;
+    let reservation_id = Some(engine.store.reservations()[0].id);
     let unknown = Rejection::OutcomeUnknown { reservation_id, base_version: Some(0) };
     assert_eq!(again().await, Err(unknown));
     assert!(matches!(again().await, Ok(Acceptance::Replayed(_))));

@@ -64,13 +64,18 @@ async fn every_statement_finds_its_rows_by_what_names_them() {
             searched(&plan[0]["Plan"], &mut accesses);
             for (table, by) in accesses {
                 // What looks at everything does so page by page, in the order of a key.
-                let page = statement.starts_with("-- verify");
+                let page = ["-- verify", "-- page_of", "-- oldest_of_page"]
+                    .iter()
+                    .any(|name| statement.starts_with(name));
+                let steps = statement.starts_with("-- due_events");
                 let names_rows = match table {
                     "events" => by.contains("(id = ") || (page && by.contains("(id > ")),
                     "journal" => by.contains("version") || (page && by.contains("(event_id = ")),
                     "reservations" => {
                         by.contains("(id = ")
                             || by.contains("idempotency_key")
+                            || (by.contains("event_id = ") && by.contains("hold_expires_at"))
+                            || (steps && (by.contains("event_id") || by == "nothing"))
                             || (page && by.contains("ROW(id, event_id) > "))
                     }
                     "pg_index" => by.contains("indexrelid"),

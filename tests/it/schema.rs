@@ -52,8 +52,13 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     (
         "events_available_seats_within_total",
-        &["update events set available_seats = available_seats + 4, version = version + 1"],
+        &[
+            "update events set available_seats = available_seats + 4, version = version + 1",
+            "update events set held_seats = 4, version = version + 1",
+        ],
     ),
+    ("held_seats_not_negative", &["update events set held_seats = -1"]),
+    ("event_status_known", &["update events set status = 'sold'"]),
     (
         "counter_not_negative",
         &["update events set reservation_count = -1", "update events set version = -1"],
@@ -195,9 +200,13 @@ async fn required_columns_are_required() {
     .await
     .expect("the catalogue is readable");
     let expected = [
+        "events.made_by",
+        "events.sales_close_at",
+        "events.sales_open_at",
         "journal.event_change",
         "reservations.hold_expires_at",
         "reservations.idempotency_key",
+        "reservations.reference",
         "reservations.request_fingerprint",
     ];
     assert_eq!(nullable, expected);
@@ -210,10 +219,14 @@ async fn the_audit_sees_each_kind_of_damage() {
         ("1", "update events set available_seats = 6"),
         ("1", "update reservations set status = 'cancelled'"),
         ("2", "update events set reservation_count = 2"),
+        ("2", "update events set held_seats = 1"),
         ("3", "update events set version = 2"),
         ("3", "delete from journal"),
         ("4", "update journal set seats = '{2}'"),
         ("4", "update reservations set partner_id = 'q'"),
+        ("4", "update reservations set seats = 2; update events set available_seats = 8"),
+        ("4", "update events set total_seats = 11, available_seats = 8"),
+        ("4", "update journal set event_change = '{\"totalSeats\": 11}'"),
         ("4", "delete from reservations"),
         ("4", "update reservations set version = 2"),
     ];

@@ -312,7 +312,7 @@ fn versions(network: &Network) -> Vec<Version> {
                 .map(|change| Change {
                     cancels: match change.kind {
                         ChangeKind::Reserved => false,
-                        ChangeKind::Cancelled => true,
+                        _ => true,
                     },
                     id: change.id.0,
                     partner: change.partner_id,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ticketboss::domain::{
-    Change, ChangeKind, Command, EventId, IdempotencyKey, KeyedRequest, Reservation, ReservationId,
+    Action, Change, ChangeKind, EventId, IdempotencyKey, KeyedRequest, Reservation, ReservationId,
     Status,
 };
 use ticketboss::store::{Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Store};
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::support::simulated::Simulated;
-use crate::support::{TestDatabase, partner, reserve_as};
+use crate::support::{TestDatabase, alter, partner, reserve_as};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,14 +32,11 @@ async fn both_stores_keep_the_same_rules() {
     database.audit().await;
 }
 
-/// Migration 6 changes the types of columns, which statements that are prepared already do not
-/// survive. A replica that runs meanwhile has to.
+/// Migration 6 changed the types of columns, which statements that are prepared already do not
+/// survive. A replica that runs meanwhile has to, whether its sessions are ended or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_go_on_across_a_migration_that_changes_types() {
-    let database = TestDatabase::create_empty().await;
-    database.execute(include_str!("../../migrations/0001_events.sql")).await;
-    database.execute(include_str!("../../migrations/0002_reservations.sql")).await;
-    database.execute(include_str!("../../migrations/0003_journal.sql")).await;
+    let database = TestDatabase::create().await;
     database.insert_event("hot", 10).await;
     let event = EventId::parse("hot").expect("a slug");
     let limits = ConnectionLimits { writes: 1, reads: 1 };
@@ -49,8 +46,21 @@ async fn commits_go_on_across_a_migration_that_changes_types() {
     let before = store.commit(&insert(&event, 0, 1, None), until).await;
     assert!(matches!(before, Ok(Commit::Committed(_))), "{before:?}");
 
-    database.execute(include_str!("../../migrations/0006_rules_of_values.sql")).await;
+    database.execute("alter table events alter version type bigint").await;
     let batch = insert(&event, 1, 1, None);
+    let refused = store.commit(&batch, until).await;
+    assert!(matches!(refused, Err(CommitError::NotDone(_))), "{refused:?}");
+    let after = store.commit(&batch, until).await;
+    assert!(matches!(after, Ok(Commit::Committed(_))), "{after:?}");
+
+    database
+        .execute(
+            "alter table events alter version type counter;
+             select pg_terminate_backend(pid) from pg_stat_activity
+              where application_name = 'ticketboss' and datname = current_database()",
+        )
+        .await;
+    let batch = insert(&event, 2, 1, None);
     let after = match store.commit(&batch, until).await {
         // Its session was ended. Sent again, it is settled.
         Err(CommitError::Unknown(_)) => store.commit(&batch, until).await,
@@ -142,8 +152,8 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
     store.fence(event, until).await.expect("it answers");
 
     // What is named is found, by id and by key.
-    let Change::Insert(made) = &first.changes[0] else { panic!("it inserts") };
-    let cancel = Command::Cancel(made.id);
+    let made = &first.changes[0].reservation;
+    let cancel = alter(made.id, Action::Cancel);
     let retry = reserve_as("abc-corp", 3, Some("order-1"));
     for command in [&cancel, &retry] {
         let snapshot = store.snapshot(event, &[command], until).await.expect("it answers");
@@ -171,9 +181,11 @@ fn batch(event: &EventId, base_version: i64, net_seats: i32, change: Change) -> 
         event_id: event.clone(),
         base_version,
         net_seats,
+        net_held: 0,
         net_confirmed: net_seats.signum().into(),
         at: OffsetDateTime::UNIX_EPOCH,
         changes: vec![change],
+        event_change: None,
     }
 }
 
@@ -182,16 +194,21 @@ fn insert(event: &EventId, base_version: i64, seats: i32, key: Option<&str>) -> 
         key: IdempotencyKey::parse(key).expect("a key"),
         fingerprint: format!("seats={seats}").into(),
     });
-    let change = Change::Insert(Reservation {
+    let reservation = Reservation {
         id: ReservationId(Uuid::now_v7()),
         event_id: event.clone(),
         partner_id: partner("abc-corp"),
         seats,
         status: Status::Confirmed,
+        hold_expires_at: None,
+        reference: None,
         version: base_version + 1,
         created_at: OffsetDateTime::UNIX_EPOCH,
         keyed,
-    });
+        item: 0,
+    };
+    let kind = ChangeKind::Reserved;
+    let change = Change { kind, seats, reservation, previous_version: None };
     batch(event, base_version, seats, change)
 }
 
@@ -201,13 +218,11 @@ fn cancel_of(
     base_version: i64,
     previous_version: i64,
 ) -> Batch {
-    let change = Change::Alter {
+    let change = Change {
         kind: ChangeKind::Cancelled,
-        id: made.id,
-        partner_id: made.partner_id.clone(),
         seats: made.seats,
-        status: Status::Cancelled,
-        previous_version,
+        reservation: Reservation { status: Status::Cancelled, ..made.clone() },
+        previous_version: Some(previous_version),
     };
     batch(event, base_version, -made.seats, change)
 }

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use ticketboss::config::{Config, Database};
-use ticketboss::domain::{Command, IdempotencyKey, PartnerId, ReservationId, Reserve, SeatCount};
+use ticketboss::domain::{
+    Action, Alter, Command, IdempotencyKey, Item, PartnerId, Precondition, ReservationId, Reserve,
+    SeatCount,
+};
 use ticketboss::postgres::ThrowawayPostgres;
 use ticketboss::server::{OpenDatabase, Server, listen};
 use uuid::Uuid;
@@ -251,10 +254,18 @@ pub fn partner(name: &str) -> PartnerId {
 
 /// A booking with an id of its own.
 pub fn reserve_as(name: &str, seats: i32, key: Option<&str>) -> Command {
+    let seats = SeatCount::new(seats.into()).expect("a seat count");
+    let id = ReservationId(Uuid::now_v7());
     Command::Reserve(Reserve {
-        id: ReservationId(Uuid::now_v7()),
         partner_id: partner(name),
-        seats: SeatCount::new(seats.into()).expect("a seat count"),
+        items: vec![Item { id, seats, hold: None, reference: None }],
+        is_list: false,
         key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
+        precondition: Precondition::Any,
     })
+}
+
+/// What is done to a reservation, at whatever version it is.
+pub fn alter(id: ReservationId, action: Action) -> Command {
+    Command::Alter(Alter { id, action, precondition: Precondition::Any })
 }

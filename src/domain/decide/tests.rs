@@ -1,21 +1,36 @@
 //! Tables for single decisions, and properties of all of them.
 
 use proptest::prelude::*;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{EventId, KeyedRequest, SeatCount};
+use crate::domain::{
+    Action, Alter, ChangeEvent, EventChange, EventId, EventName, EventStatus, HoldTime, Item,
+    Reference, SeatCount, TotalSeats,
+};
+
+mod properties;
+
+const NOW: Timestamp = OffsetDateTime::UNIX_EPOCH;
+const SOON: Timestamp = NOW.saturating_add(Duration::seconds(1));
+const LATE: Timestamp = NOW.saturating_add(Duration::hours(1));
+const PAST: Timestamp = NOW.saturating_sub(Duration::seconds(1));
 
 fn event(available_seats: i32) -> Event {
     Event {
         id: EventId::parse("hot").expect("a slug"),
-        name: "Hot".into(),
+        name: EventName::parse("Hot").expect("a name"),
         total_seats: 1000,
         available_seats,
-        reservation_count: 7,
+        held_seats: 100,
+        reservation_count: 70,
+        seats_per_reservation_max: 10,
+        status: EventStatus::OnSale,
+        sales_open_at: None,
+        sales_close_at: None,
         version: 41,
-        created_at: OffsetDateTime::UNIX_EPOCH,
+        created_at: PAST,
     }
 }
 
@@ -27,18 +42,62 @@ fn partner(name: &str) -> PartnerId {
     PartnerId::parse(name).expect("a partner id")
 }
 
-/// A booking whose id is no earlier reservation's.
-fn reserve(number: u128, seats: i32, key: Option<&str>) -> Command {
+fn item(number: u128, seats: i32) -> Item {
+    let seats = SeatCount::new(seats.into()).expect("a seat count");
+    Item { id: id(1_000_000 + number), seats, hold: None, reference: None }
+}
+
+/// A booking whose ids are no earlier reservation's.
+fn reserve_all(items: Vec<Item>, key: Option<&str>, precondition: Precondition) -> Command {
     Command::Reserve(Reserve {
-        id: id(1_000_000 + number),
         partner_id: partner("abc-corp"),
-        seats: SeatCount::new(seats.into()).expect("a seat count"),
+        is_list: items.len() > 1,
+        items,
         key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
+        precondition,
     })
 }
 
+fn reserve(number: u128, seats: i32, key: Option<&str>) -> Command {
+    reserve_all(vec![item(number, seats)], key, Precondition::Any)
+}
+
+fn hold(number: u128, seats: i32) -> Command {
+    let hold = HoldTime::new(60);
+    reserve_all(vec![Item { hold, ..item(number, seats) }], None, Precondition::Any)
+}
+
+fn at_version(version: i64) -> Precondition {
+    Precondition::Versions([version].into())
+}
+
+fn alter(number: u128, action: Action) -> Command {
+    Command::Alter(Alter { id: id(number), action, precondition: Precondition::Any })
+}
+
 fn cancel(number: u128) -> Command {
-    Command::Cancel(id(number))
+    alter(number, Action::Cancel)
+}
+
+fn confirm(number: u128) -> Command {
+    alter(number, Action::Confirm)
+}
+
+fn extend(number: u128, seconds: i64) -> Command {
+    alter(number, Action::Extend(HoldTime::new(seconds).expect("a hold time")))
+}
+
+fn shrink(number: u128, seats: i64) -> Command {
+    alter(number, Action::Shrink(SeatCount::new(seats).expect("a seat count")))
+}
+
+fn resize(seats: i64) -> Command {
+    let total_seats = TotalSeats::new(seats);
+    Command::ChangeEvent(ChangeEvent { total_seats, ..ChangeEvent::default() })
+}
+
+fn switch(status: EventStatus) -> Command {
+    Command::ChangeEvent(ChangeEvent { status: Some(status), ..ChangeEvent::default() })
 }
 
 fn stored(number: u128, seats: i32, status: Status, key: Option<&str>) -> Reservation {
@@ -48,13 +107,20 @@ fn stored(number: u128, seats: i32, status: Status, key: Option<&str>) -> Reserv
         partner_id: partner("abc-corp"),
         seats,
         status,
+        hold_expires_at: (status == Status::Held).then_some(LATE),
+        reference: None,
         version: 40,
-        created_at: OffsetDateTime::UNIX_EPOCH,
+        created_at: PAST,
         keyed: key.map(|key| KeyedRequest {
             key: IdempotencyKey::parse(key).expect("a key"),
             fingerprint: format!("seats={seats}").into(),
         }),
+        item: 0,
     }
+}
+
+fn held_until(number: u128, seats: i32, end: Timestamp) -> Reservation {
+    Reservation { hold_expires_at: Some(end), ..stored(number, seats, Status::Held, None) }
 }
 
 fn named(reservations: &[Reservation]) -> Named {
@@ -65,40 +131,83 @@ fn named(reservations: &[Reservation]) -> Named {
     named
 }
 
-fn decided(available_seats: i32, stored: &[Reservation], commands: &[Command]) -> Decision {
+fn decided_on(event: &Event, stored: &[Reservation], commands: &[Command]) -> Decision {
     let commands: Vec<&Command> = commands.iter().collect();
-    decide(&event(available_seats), &named(stored), OffsetDateTime::UNIX_EPOCH, &commands)
+    decide(event, &named(stored), NOW, &commands)
+}
+
+fn decided(available_seats: i32, stored: &[Reservation], commands: &[Command]) -> Decision {
+    decided_on(&event(available_seats), stored, commands)
 }
 
 /// Decides, and compares the verdicts in short (see [`short`]) and the net seats.
+fn check_on(
+    event: &Event,
+    stored: &[Reservation],
+    commands: &[Command],
+    verdicts: &str,
+    net_seats: i32,
+) -> Decision {
+    let decision = decided_on(event, stored, commands);
+    let found: Vec<String> = decision.verdicts.iter().map(short).collect();
+    assert_eq!(found.join(" "), verdicts);
+    assert_eq!(decision.net_seats, net_seats);
+    decision
+}
+
 fn check(
     available_seats: i32,
     stored: &[Reservation],
     commands: &[Command],
     verdicts: &str,
     net_seats: i32,
-) {
-    let decision = decided(available_seats, stored, commands);
-    let found: Vec<String> = decision.verdicts.iter().map(short).collect();
-    assert_eq!(found.join(" "), verdicts);
-    assert_eq!(decision.net_seats, net_seats);
+) -> Decision {
+    check_on(&event(available_seats), stored, commands, verdicts, net_seats)
 }
 
 fn short(verdict: &Verdict) -> String {
+    let seats = |made: &[Reservation]| {
+        made.iter().map(|made| made.seats.to_string()).collect::<Vec<_>>().join("+")
+    };
     match verdict {
-        Verdict::Accepted(Acceptance::Reserved(made)) => format!("made:{}", made.seats),
-        Verdict::Accepted(Acceptance::Replayed(made)) => {
-            format!("replayed:{}", made.status.as_str())
-        }
-        Verdict::Accepted(Acceptance::Cancelled) => "cancelled".into(),
-        Verdict::Refused(Refusal::EventNotFound) => "no-event".into(),
-        Verdict::Refused(Refusal::InsufficientSeats { available_seats }) => {
-            format!("short:{available_seats}")
-        }
-        Verdict::Refused(Refusal::ReservationNotFound) => "not-found".into(),
-        Verdict::Refused(Refusal::IdempotencyKeyReused) => "reused".into(),
+        Verdict::Accepted(acceptance) => match acceptance {
+            Acceptance::Reserved(made) => format!("made:{}", seats(made)),
+            Acceptance::Replayed(made) => format!("replayed:{}", made[0].status.as_str()),
+            Acceptance::Altered(made) => format!("{}:{}", made.status.as_str(), made.seats),
+            Acceptance::Unaltered(_) => "unaltered".into(),
+            Acceptance::Cancelled => "cancelled".into(),
+            Acceptance::EventChanged(event) => {
+                format!("event:{}/{}", event.available_seats, event.total_seats)
+            }
+            Acceptance::EventUnchanged(_) => "event-unchanged".into(),
+            Acceptance::Swept => "swept".into(),
+        },
+        Verdict::Refused(refusal) => match refusal {
+            Refusal::EventNotFound => "no-event".into(),
+            Refusal::InsufficientSeats { available_seats, .. } => {
+                format!("short:{available_seats}")
+            }
+            Refusal::SalesClosed { status, .. } => format!("closed:{}", status.as_str()),
+            Refusal::TooManySeats { seats_max } => format!("at-most:{seats_max}"),
+            Refusal::ReservationNotFound => "not-found".into(),
+            Refusal::HoldExpired => "hold-expired".into(),
+            Refusal::ReservationNotActive { status } => format!("is-{}", status.as_str()),
+            Refusal::CannotGrow { seats } => format!("has-only:{seats}"),
+            Refusal::CapacityBelowSold { taken_seats } => format!("taken:{taken_seats}"),
+            Refusal::SalesWindowEmpty => "window-empty".into(),
+            Refusal::PreconditionFailed { version } => format!("is-at:{version}"),
+            Refusal::IdempotencyKeyReused => "reused".into(),
+        },
         Verdict::Deferred => "deferred".into(),
     }
+}
+
+/// What is written, in short: kinds and ids.
+fn written(decision: &Decision) -> String {
+    let each = decision.changes.iter();
+    let each =
+        each.map(|change| format!("{:?}:{}", change.kind, change.reservation.id.0.as_u128()));
+    each.collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -121,7 +230,11 @@ fn a_smaller_request_behind_one_that_does_not_fit_may_fit() {
 #[test]
 fn a_made_reservation_is_confirmed_at_the_next_version() {
     let decision = decided(10, &[], &[reserve(1, 4, Some("k"))]);
-    let [Change::Insert(made)] = &decision.changes[..] else { panic!("{decision:?}") };
+    let [Change { kind: ChangeKind::Reserved, reservation: made, previous_version: None, .. }] =
+        &decision.changes[..]
+    else {
+        panic!("{decision:?}")
+    };
     assert_eq!((made.version, made.status, made.seats), (42, Status::Confirmed, 4));
     assert_eq!(made.id, id(1_000_001));
     assert_eq!(made.keyed.as_ref().map(|keyed| &*keyed.fingerprint), Some("seats=4"));
@@ -134,10 +247,11 @@ fn a_cancel_gives_back_what_was_owned() {
     let decision = decided(0, &stored, &[cancel(1), cancel(2)]);
     assert_eq!(decision.net_seats, -7);
     assert_eq!(decision.net_confirmed, -1, "a hold was not counted");
+    assert_eq!(decision.net_held, -4);
     for change in &decision.changes {
-        let Change::Alter { previous_version: 40, status: Status::Cancelled, .. } = change else {
-            panic!("{change:?}");
-        };
+        assert_eq!(change.kind, ChangeKind::Cancelled);
+        assert_eq!(change.reservation.status, Status::Cancelled);
+        assert_eq!((change.previous_version, change.reservation.version), (Some(40), 42));
     }
 }
 
@@ -191,190 +305,272 @@ fn a_replay_of_what_the_batch_cancels_waits() {
     check(9, &made, &commands, "replayed:confirmed cancelled deferred", -3);
 }
 
-#[derive(Clone, Debug)]
-struct Case {
-    available_seats: i32,
-    stored: Vec<Reservation>,
-    commands: Vec<Command>,
+#[test]
+fn a_hold_owns_its_seats_until_its_end() {
+    let decision = check(10, &[], &[hold(1, 4)], "made:4", 4);
+    assert_eq!((decision.net_held, decision.net_confirmed), (4, 0));
+    let made = &decision.changes[0].reservation;
+    assert_eq!((made.status, made.hold_expires_at), (Status::Held, Some(NOW + Duration::MINUTE)));
+    check(0, &[held_until(1, 4, SOON)], &[reserve(1, 1, None)], "short:0", 0);
 }
 
-/// Few ids and keys, so that commands meet each other.
-fn case() -> impl Strategy<Value = Case> {
-    let key = prop_oneof![
-        3 => Just(None),
-        2 => prop::sample::select(vec![Some("a"), Some("b"), Some("c")]),
-    ];
-    let status = prop::sample::select(Status::ALL.to_vec());
-    // Stored reservations have ids from 0, and each key at most once.
-    let stored = prop::collection::vec((1..=10, status), 0..6).prop_map(|rows| {
-        let keys = [None, Some("a"), None, Some("b"), None, None];
-        let numbered = rows.into_iter().enumerate();
-        let row = |(number, (seats, status))| stored(number as u128, seats, status, keys[number]);
-        numbered.map(row).collect::<Vec<_>>()
-    });
-    let command = prop_oneof![
-        3 => (1..=10, key).prop_map(|(seats, key)| reserve(0, seats, key)),
-        2 => (0_u128..8).prop_map(cancel),
-    ];
-    let commands = prop::collection::vec(command, 0..40).prop_map(|mut commands| {
-        for (number, command) in commands.iter_mut().enumerate() {
-            if let Command::Reserve(reserve) = command {
-                reserve.id = id(1_000_000 + number as u128);
-            }
+#[test]
+fn confirms_a_hold_once_and_says_so_twice() {
+    let held = [held_until(1, 4, SOON)];
+    let decision = check(5, &held, &[confirm(1), confirm(1)], "confirmed:4 deferred", 0);
+    assert_eq!((decision.net_held, decision.net_confirmed), (-4, 1));
+    let confirmed = [stored(1, 4, Status::Confirmed, None)];
+    let decision = check(5, &confirmed, &[confirm(1), confirm(1)], "unaltered unaltered", 0);
+    assert!(!decision.writes());
+}
+
+/// At the very moment of its end it is over.
+#[test]
+fn what_is_said_of_a_hold_past_its_time_is_written() {
+    for end in [NOW, PAST] {
+        for (command, verdict) in [
+            (confirm(1), "hold-expired"),
+            (extend(1, 60), "hold-expired"),
+            (shrink(1, 1), "hold-expired"),
+            (cancel(1), "not-found"),
+        ] {
+            let commands = [command.clone(), command];
+            let held = [held_until(1, 4, end)];
+            let decision = check(5, &held, &commands, &format!("{verdict} deferred"), -4);
+            assert_eq!(written(&decision), "Expired:1");
+            assert_eq!(decision.net_held, -4);
         }
-        commands
-    });
-    (0..60, stored, commands).prop_map(|(available_seats, stored, commands)| Case {
-        available_seats,
-        stored,
-        commands,
-    })
+    }
 }
 
-/// The verdict that the rules demand, found by another road: from what the earlier commands of the
-/// batch were granted, and not from running counters.
-fn demanded(case: &Case, verdicts: &[Verdict], index: usize) -> String {
-    let earlier = || case.commands[..index].iter().zip(&verdicts[..index]);
-    let granted = |verdict: &Verdict| {
-        matches!(verdict, Verdict::Accepted(Acceptance::Reserved(_) | Acceptance::Cancelled))
+#[test]
+fn what_has_expired_stays_so_without_a_word() {
+    let expired = [stored(1, 4, Status::Expired, None)];
+    let commands = [confirm(1), extend(1, 60), shrink(1, 1), cancel(1)];
+    let said = "hold-expired hold-expired hold-expired not-found";
+    assert!(!check(5, &expired, &commands, said, 0).writes());
+}
+
+#[test]
+fn holds_past_their_time_make_room_oldest_first() {
+    let earlier = PAST - Duration::SECOND;
+    let held = [held_until(1, 2, PAST), held_until(2, 3, earlier), held_until(3, 4, SOON)];
+    let decision = check(1, &held, &[reserve(1, 4, None)], "made:4", 1);
+    assert_eq!(written(&decision), "Expired:2 Reserved:1000001");
+    let decision = check(1, &held, &[reserve(1, 4, None), hold(2, 2)], "made:4 made:2", 1);
+    assert_eq!(written(&decision), "Expired:2 Reserved:1000001 Expired:1 Held:1000002");
+    // Together they do not do, and nobody is told of the clock: nothing is written.
+    assert!(!check(1, &held, &[reserve(1, 7, None)], "short:6", 0).writes());
+    assert_eq!(written(&check(1, &held, &[Command::Sweep], "swept", -5)), "Expired:2 Expired:1");
+}
+
+#[test]
+fn holds_that_were_not_read_wait_for_the_next_batch() {
+    let count = DUE_HOLDS_MAX as u128;
+    let due: Vec<_> = (0..count).map(|number| held_until(number, 1, PAST)).collect();
+    let mut event = event(0);
+    event.seats_per_reservation_max = 10_000;
+    let wanted = reserve(1, DUE_HOLDS_MAX as i32 + 1, None);
+    let commands = [wanted.clone(), wanted];
+    let decision = decided_on(&event, &due, &commands);
+    assert_eq!(decision.changes.len(), DUE_HOLDS_MAX);
+    assert_eq!(decision.verdicts, [Verdict::Deferred, Verdict::Deferred]);
+}
+
+#[test]
+fn a_refusal_says_when_seats_may_come_back() {
+    let mut named = Named::default();
+    named.next_hold_expires_at = Some(SOON);
+    let decision = decide(&event(2), &named, NOW, &[&reserve(1, 3, None)]);
+    let short = Refusal::InsufficientSeats { available_seats: 2, next_hold_expires_at: Some(SOON) };
+    assert_eq!(decision.verdicts, [Verdict::Refused(short)]);
+}
+
+#[test]
+fn extends_from_now_and_seven_days_at_most() {
+    let held = [held_until(1, 4, SOON)];
+    let decision = check(5, &held, &[extend(1, 60)], "held:4", 0);
+    let after = &decision.changes[0].reservation;
+    assert_eq!(after.hold_expires_at, Some(NOW + Duration::MINUTE));
+    let old =
+        Reservation { created_at: NOW - Duration::days(7) + Duration::SECOND, ..held[0].clone() };
+    let decision = check(5, &[old], &[extend(1, 60)], "held:4", 0);
+    assert_eq!(decision.changes[0].reservation.hold_expires_at, Some(SOON));
+}
+
+#[test]
+fn gives_a_part_back_and_never_grows() {
+    let made = [stored(1, 4, Status::Confirmed, None), held_until(2, 4, SOON)];
+    let decision = check(0, &made, &[shrink(1, 3), shrink(2, 1)], "confirmed:3 held:1", -4);
+    assert_eq!((decision.net_held, decision.net_confirmed), (-3, 0));
+    assert_eq!(decision.changes[1].seats, 3, "the journal has what was given back");
+    check(0, &made, &[shrink(1, 5), shrink(1, 4)], "has-only:4 unaltered", 0);
+    check(0, &made, &[shrink(1, 3), reserve(1, 1, None)], "confirmed:3 deferred", -1);
+}
+
+#[test]
+fn refuses_what_the_status_does_not_allow() {
+    let made = [stored(1, 4, Status::Cancelled, None), stored(2, 4, Status::Confirmed, None)];
+    let commands = [confirm(1), extend(1, 60), shrink(1, 1), extend(2, 60), confirm(9)];
+    let said = "is-cancelled is-cancelled is-cancelled is-confirmed not-found";
+    check(0, &made, &commands, said, 0);
+}
+
+#[test]
+fn makes_all_or_nothing() {
+    let three = || vec![item(1, 3), Item { hold: HoldTime::new(60), ..item(2, 4) }, item(3, 2)];
+    let decision =
+        check(9, &[], &[reserve_all(three(), Some("k"), Precondition::Any)], "made:3+4+2", 9);
+    assert_eq!((decision.net_held, decision.net_confirmed), (4, 2));
+    let keyed = |place: usize| decision.changes[place].reservation.keyed.clone().expect("a key");
+    assert_eq!(&*keyed(0).fingerprint, "items;seats=3;seats=4,hold=60;seats=2");
+    assert_eq!((&*keyed(1).fingerprint, &*keyed(2).fingerprint), ("", ""));
+    let items: Vec<i16> = decision.changes.iter().map(|change| change.reservation.item).collect();
+    assert_eq!(items, [0, 1, 2]);
+
+    let commands = [reserve_all(three(), None, Precondition::Any), reserve(4, 8, None)];
+    check(8, &[], &commands, "short:8 made:8", 8);
+
+    // Sent again, it is shown as it is, in its order.
+    let mut made: Vec<Reservation> =
+        decision.changes.into_iter().map(|change| change.reservation).collect();
+    made.reverse();
+    let again = decided(0, &made, &[reserve_all(three(), Some("k"), Precondition::Any)]);
+    let [Verdict::Accepted(Acceptance::Replayed(replayed))] = &again.verdicts[..] else {
+        panic!("{again:?}")
     };
-    let cancelled_before = |wanted: ReservationId| {
-        earlier().any(|(command, verdict)| {
-            matches!(command, Command::Cancel(id) if *id == wanted) && granted(verdict)
+    assert_eq!(replayed.iter().map(|made| made.seats).collect::<Vec<_>>(), [3, 4, 2]);
+    check(0, &made, &[reserve(1, 3, Some("k"))], "reused", 0);
+}
+
+#[test]
+fn a_request_is_the_same_only_in_all_of_it() {
+    let text = |items: Vec<Item>| match reserve_all(items, Some("k"), Precondition::Any) {
+        Command::Reserve(reserve) => reserve.keyed().expect("a key").fingerprint,
+        other => panic!("{other:?}"),
+    };
+    let hold = HoldTime::new(60);
+    let reference = |text| Reference::parse(text);
+    let texts = [
+        text(vec![item(1, 3)]),
+        text(vec![item(1, 4)]),
+        text(vec![Item { hold, ..item(1, 3) }]),
+        text(vec![Item { reference: reference("a"), ..item(1, 3) }]),
+        text(vec![Item { reference: reference("a,hold=60"), ..item(1, 3) }]),
+        text(vec![Item { reference: reference("a"), hold, ..item(1, 3) }]),
+        text(vec![item(1, 3), item(2, 4)]),
+        text(vec![Item { reference: reference("a;seats=4"), ..item(1, 3) }, item(2, 4)]),
+        text(vec![Item { reference: reference("a"), ..item(1, 3) }, item(2, 4), item(3, 4)]),
+    ];
+    let different: std::collections::BTreeSet<_> = texts.iter().collect();
+    assert_eq!(different.len(), texts.len(), "{texts:?}");
+}
+
+#[test]
+fn one_of_those_who_name_a_version_wins() {
+    let at_41 = |number| reserve_all(vec![item(number, 1)], None, at_version(41));
+    let commands = [at_41(1), at_41(2), reserve(3, 1, None)];
+    check(9, &[], &commands, "made:1 deferred made:1", 2);
+    let stale = reserve_all(vec![item(1, 1)], None, at_version(40));
+    check(9, &[], &[stale], "is-at:41", 0);
+
+    let at = |version, action| {
+        Command::Alter(Alter { id: id(1), action, precondition: at_version(version) })
+    };
+    let made = [stored(1, 4, Status::Confirmed, None)];
+    let commands = [at(40, Action::Cancel), at(40, Action::Cancel)];
+    check(9, &made, &commands, "cancelled deferred", -4);
+    check(9, &made, &[at(41, Action::Cancel)], "is-at:40", 0);
+}
+
+/// Whatever else would refuse a new one.
+#[test]
+fn a_replay_wins_over_everything() {
+    let made = [stored(1, 3, Status::Confirmed, Some("k"))];
+    let again = reserve_all(vec![item(1, 3)], Some("k"), at_version(7));
+    let closed = Event { status: EventStatus::Paused, ..event(0) };
+    check_on(&closed, &made, &[again], "replayed:confirmed", 0);
+}
+
+#[test]
+fn sells_only_while_it_is_on_sale() {
+    let made = [held_until(1, 4, SOON), held_until(2, 4, SOON), held_until(3, 4, SOON)];
+    for status in [EventStatus::Paused, EventStatus::Closed, EventStatus::Ended] {
+        let event = Event { status, ..event(9) };
+        let said = format!("closed:{0} closed:{0} confirmed:4 held:1 cancelled", status.as_str());
+        let commands = [reserve(1, 1, None), hold(2, 1), confirm(1), shrink(2, 1), cancel(3)];
+        check_on(&event, &made, &commands, &said, -7);
+    }
+    let not_yet = Event { sales_open_at: Some(SOON), ..event(9) };
+    assert!(!check_on(&not_yet, &[], &[reserve(1, 1, None)], "closed:on_sale", 0).writes());
+    let open = Event { sales_open_at: Some(NOW), sales_close_at: Some(SOON), ..event(9) };
+    check_on(&open, &[], &[reserve(1, 1, None)], "made:1", 1);
+}
+
+/// What was decided before the end must not land behind a refusal for it.
+#[test]
+fn the_end_of_sales_is_written_before_it_is_told() {
+    let over = Event { sales_close_at: Some(NOW), ..event(9) };
+    let commands = [reserve(1, 1, None), cancel(1)];
+    let decision = check_on(&over, &[], &commands, "closed:ended deferred", 0);
+    let ended = EventChange { status: Some(EventStatus::Ended), ..EventChange::default() };
+    assert_eq!(decision.event_change, Some(ended));
+    let made = [stored(1, 4, Status::Confirmed, None)];
+    check_on(&over, &made, &[cancel(1), reserve(1, 1, None)], "cancelled deferred", -4);
+}
+
+#[test]
+fn another_end_reopens_sales_that_had_ended() {
+    let over = Event { sales_close_at: Some(PAST), status: EventStatus::Ended, ..event(9) };
+    let later = ChangeEvent { sales_close_at: Some(Some(LATE)), ..ChangeEvent::default() };
+    let decision = decided_on(&over, &[], &[Command::ChangeEvent(later.clone())]);
+    let change = decision.event_change.expect("it changes");
+    assert_eq!(change.status, Some(EventStatus::OnSale));
+    let closed = Event { status: EventStatus::Closed, ..over };
+    let decision = decided_on(&closed, &[], &[Command::ChangeEvent(later)]);
+    assert_eq!(decision.event_change.expect("it changes").status, None);
+}
+
+#[test]
+fn an_event_never_has_fewer_seats_than_are_taken() {
+    let decision = check(10, &[], &[resize(990)], "event:0/990", 10);
+    assert_eq!(decision.event_change.and_then(|change| change.total_seats), Some(990));
+    check(10, &[], &[resize(989)], "taken:990", 0);
+    check(10, &[], &[resize(1010)], "event:20/1010", -10);
+    // Holds past their time do not count.
+    let held = [held_until(1, 4, PAST), held_until(2, 4, SOON)];
+    let decision = check(10, &held, &[resize(987)], "event:1/987", 9);
+    assert_eq!(written(&decision), "Expired:1");
+    check(10, &held, &[resize(985)], "taken:986", 0);
+}
+
+#[test]
+fn a_change_of_the_event_has_a_version_of_its_own() {
+    let commands = [reserve(1, 1, None), switch(EventStatus::Paused), reserve(2, 1, None)];
+    check(9, &[], &commands, "made:1 deferred made:1", 2);
+    let commands = [switch(EventStatus::Paused), reserve(1, 1, None), switch(EventStatus::Closed)];
+    check(9, &[], &commands, "event:9/1000 deferred deferred", 0);
+    let decision = check(9, &[], &[switch(EventStatus::OnSale)], "event-unchanged", 0);
+    assert!(decision.verdicts[0].needs_a_read());
+}
+
+#[test]
+fn refuses_more_seats_than_the_event_allows() {
+    let event = Event { seats_per_reservation_max: 2, ..event(9) };
+    check_on(&event, &[], &[reserve(1, 3, None), reserve(2, 2, None)], "at-most:2 made:2", 2);
+}
+
+#[test]
+fn sales_end_after_they_begin() {
+    let window = |open, close| {
+        Command::ChangeEvent(ChangeEvent {
+            sales_open_at: Some(open),
+            sales_close_at: Some(close),
+            ..ChangeEvent::default()
         })
     };
-    match &case.commands[index] {
-        Command::Cancel(wanted) => {
-            let made = case.stored.iter().find(|made| made.id == *wanted);
-            match made {
-                Some(_) if cancelled_before(*wanted) => "deferred".into(),
-                Some(made) if made.status.owns_seats() => "cancelled".into(),
-                Some(_) | None => "not-found".into(),
-            }
-        }
-        Command::Reserve(wanted) => {
-            let made = case.stored.iter().find(|made| {
-                made.keyed.as_ref().is_some_and(|keyed| Some(&keyed.key) == wanted.key.as_ref())
-            });
-            if let Some(made) = made {
-                return if made.seats != wanted.seats.get() {
-                    "reused".into()
-                } else if cancelled_before(made.id) {
-                    "deferred".into()
-                } else {
-                    format!("replayed:{}", made.status.as_str())
-                };
-            }
-            let mut taken = 0;
-            let (mut freed, mut same_key) = (false, false);
-            for (command, _) in earlier().filter(|(_, verdict)| granted(verdict)) {
-                match command {
-                    Command::Reserve(other) => {
-                        taken += other.seats.get();
-                        same_key |= other.key.is_some() && other.key == wanted.key;
-                    }
-                    Command::Cancel(_) => freed = true,
-                }
-            }
-            let left = case.available_seats - taken;
-            if same_key {
-                "deferred".into()
-            } else if wanted.seats.get() <= left {
-                format!("made:{}", wanted.seats.get())
-            } else if freed {
-                "deferred".into()
-            } else {
-                format!("short:{left}")
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_outcome_is_explained(case in case()) {
-        let decision = decided(case.available_seats, &case.stored, &case.commands);
-        prop_assert_eq!(decision.verdicts.len(), case.commands.len());
-        for (index, verdict) in decision.verdicts.iter().enumerate() {
-            let demanded = demanded(&case, &decision.verdicts, index);
-            prop_assert_eq!(short(verdict), demanded, "command {}", index);
-        }
-    }
-
-    #[test]
-    fn what_is_written_is_what_was_granted_in_order(case in case()) {
-        let decision = decided(case.available_seats, &case.stored, &case.commands);
-        let granted = case.commands.iter().zip(&decision.verdicts).filter(|(_, verdict)| {
-            matches!(
-                verdict,
-                Verdict::Accepted(Acceptance::Reserved(_) | Acceptance::Cancelled)
-            )
-        });
-        let granted: Vec<ReservationId> =
-            granted.map(|(command, _)| command.reservation_id()).collect();
-        let (mut written, mut net_seats, mut net_confirmed) = (Vec::new(), 0, 0);
-        for change in &decision.changes {
-            match change {
-                Change::Insert(made) => {
-                    prop_assert_eq!(made.version, 42);
-                    written.push(made.id);
-                    net_seats += made.seats;
-                    net_confirmed += 1;
-                }
-                Change::Alter { id, seats, status, previous_version, .. } => {
-                    let before = case.stored.iter().find(|made| made.id == *id).expect("stored");
-                    prop_assert_eq!((*seats, *previous_version), (before.seats, before.version));
-                    prop_assert!(before.status.owns_seats() && !status.owns_seats());
-                    written.push(*id);
-                    net_seats -= seats;
-                    net_confirmed -= i64::from(before.status == Status::Confirmed);
-                }
-            }
-        }
-        prop_assert_eq!(written, granted);
-        prop_assert_eq!(decision.net_seats, net_seats);
-        prop_assert_eq!(decision.net_confirmed, net_confirmed);
-    }
-
-    /// Batch after batch, as the batcher runs them: seats are conserved at every version, never
-    /// below zero, and everything is answered in the end.
-    #[test]
-    fn seats_are_conserved_until_everything_is_answered(case in case()) {
-        let owned = |made: &[Reservation]| -> i32 {
-            made.iter().filter(|made| made.status.owns_seats()).map(|made| made.seats).sum()
-        };
-        let mut event = event(case.available_seats);
-        let mut made = case.stored.clone();
-        let total = event.available_seats + owned(&made);
-        let mut waiting = case.commands.clone();
-        while !waiting.is_empty() {
-            let commands: Vec<&Command> = waiting.iter().collect();
-            let decision =
-                decide(&event, &named(&made), OffsetDateTime::UNIX_EPOCH, &commands);
-            event.available_seats -= decision.net_seats;
-            event.version += 1;
-            for change in decision.changes {
-                match change {
-                    Change::Insert(new) => made.push(new),
-                    Change::Alter { id, status, .. } => {
-                        let altered = made.iter_mut().find(|made| made.id == id);
-                        altered.expect("it was stored").status = status;
-                    }
-                }
-            }
-            prop_assert!(event.available_seats >= 0);
-            prop_assert_eq!(event.available_seats + owned(&made), total);
-            let before = waiting.len();
-            let verdicts = decision.verdicts.into_iter();
-            waiting = waiting
-                .into_iter()
-                .zip(verdicts)
-                .filter(|(_, verdict)| *verdict == Verdict::Deferred)
-                .map(|(command, _)| command)
-                .collect();
-            prop_assert!(waiting.len() < before, "each batch answers someone");
-        }
-    }
+    check(9, &[], &[window(Some(LATE), Some(LATE))], "window-empty", 0);
+    check(9, &[], &[window(Some(SOON), Some(LATE))], "event:9/1000", 0);
+    let event = Event { sales_open_at: Some(LATE), ..event(9) };
+    check_on(&event, &[], &[window(None, Some(SOON))], "event:9/1000", 0);
 }

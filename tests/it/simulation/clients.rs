@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection};
 use ticketboss::domain::{
-    Acceptance, Command, EventId, IdempotencyKey, PartnerId, Refusal, Reservation, ReservationId,
-    Reserve, SeatCount,
+    Acceptance, Action, Command, EventId, IdempotencyKey, Item, PartnerId, Precondition, Refusal,
+    Reservation, ReservationId, Reserve, SeatCount,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use super::network::Remote;
 use super::trace::{Trace, What};
 use super::{CULPRIT, TIMEOUT};
 use crate::auditor::{Answer, Call, Request, Shown};
+use crate::support::alter;
 
 /// A running process of the service.
 #[derive(Clone)]
@@ -152,23 +153,28 @@ pub fn again(request: &Request) -> Request {
 
 fn command(request: &Request) -> Command {
     match request {
-        Request::Cancel { id } => Command::Cancel(ReservationId(*id)),
-        Request::Reserve { id, partner, seats, key } => Command::Reserve(Reserve {
-            id: ReservationId(*id),
-            partner_id: PartnerId::parse(partner).expect("a partner id"),
-            seats: SeatCount::new((*seats).into()).expect("a seat count"),
-            key: key.as_deref().map(|key| IdempotencyKey::parse(key).expect("a key")),
-        }),
+        Request::Cancel { id } => alter(ReservationId(*id), Action::Cancel),
+        Request::Reserve { id, partner, seats, key } => {
+            let seats = SeatCount::new((*seats).into()).expect("a seat count");
+            let id = ReservationId(*id);
+            Command::Reserve(Reserve {
+                partner_id: PartnerId::parse(partner).expect("a partner id"),
+                items: vec![Item { id, seats, hold: None, reference: None }],
+                is_list: false,
+                key: key.as_deref().map(|key| IdempotencyKey::parse(key).expect("a key")),
+                precondition: Precondition::Any,
+            })
+        }
     }
 }
 
 fn answer(request: &Request, outcome: Outcome) -> Answer {
     let culprit = matches!(request, Request::Reserve { partner, .. } if partner == CULPRIT);
     match outcome {
-        Ok(Acceptance::Reserved(made)) => Answer::Reserved(show(&made)),
-        Ok(Acceptance::Replayed(made)) => Answer::Replayed(show(&made)),
+        Ok(Acceptance::Reserved(made)) => Answer::Reserved(show(&made[0])),
+        Ok(Acceptance::Replayed(made)) => Answer::Replayed(show(&made[0])),
         Ok(Acceptance::Cancelled) => Answer::Cancelled,
-        Err(Rejection::Refused(Refusal::InsufficientSeats { available_seats })) => {
+        Err(Rejection::Refused(Refusal::InsufficientSeats { available_seats, .. })) => {
             Answer::InsufficientSeats { available: available_seats }
         }
         Err(Rejection::Refused(Refusal::ReservationNotFound)) => Answer::ReservationNotFound,
@@ -178,11 +184,9 @@ fn answer(request: &Request, outcome: Outcome) -> Answer {
         Err(Rejection::DatabaseUnavailable) => Answer::NothingHappened("database_unavailable"),
         Err(Rejection::Internal) if culprit => Answer::NothingHappened("internal"),
         Err(Rejection::OutcomeUnknown { reservation_id, base_version }) => {
-            Answer::Unknown { id: reservation_id.0, base_version }
+            Answer::Unknown { id: reservation_id.expect("it names one").0, base_version }
         }
-        Err(other @ (Rejection::Internal | Rejection::Refused(Refusal::EventNotFound))) => {
-            panic!("{other:?} to {request:?}")
-        }
+        other => panic!("{other:?} to {request:?}"),
     }
 }
 

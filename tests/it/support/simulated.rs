@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use ticketboss::domain::{
-    Change, ChangeKind, Command, Event, EventId, Named, Reservation, ReservationId, Timestamp,
+    Change, ChangeKind, Command, DUE_HOLDS_MAX, Event, EventChange, EventId, EventName,
+    EventStatus, Named, Reservation, ReservationId, Status, Timestamp,
 };
 use ticketboss::store::{Batch, Commit, CommitError, Committed, Snapshot, Store, Unavailable};
 use time::OffsetDateTime;
@@ -31,7 +32,9 @@ pub struct Database {
 #[derive(Clone)]
 pub struct Journalled {
     pub batch_id: Uuid,
+    pub at: Timestamp,
     pub changes: Vec<JournalledChange>,
+    pub event_change: Option<EventChange>,
 }
 
 #[derive(Clone)]
@@ -46,10 +49,15 @@ impl Database {
     pub fn with_seats(id: &EventId, seats: i32) -> Self {
         let event = Event {
             id: id.clone(),
-            name: "Simulated".into(),
+            name: EventName::parse("Simulated").expect("a name"),
             total_seats: seats,
             available_seats: seats,
+            held_seats: 0,
             reservation_count: 0,
+            seats_per_reservation_max: 10,
+            status: EventStatus::OnSale,
+            sales_open_at: None,
+            sales_close_at: None,
             version: 0,
             created_at: OffsetDateTime::UNIX_EPOCH,
         };
@@ -63,56 +71,67 @@ impl Database {
         if event.version != batch.base_version || event.available_seats < batch.net_seats {
             return Ok(Commit::VersionMoved);
         }
-        let available_seats = event.available_seats - batch.net_seats;
-        let reservation_count = event.reservation_count + batch.net_confirmed;
-        if available_seats > event.total_seats || reservation_count < 0 || batch.changes.is_empty()
-        {
+        let mut event = event.clone();
+        if let Some(change) = &batch.event_change {
+            change.apply(&mut event);
+        }
+        event.available_seats -= batch.net_seats;
+        event.held_seats += batch.net_held;
+        event.reservation_count += batch.net_confirmed;
+        event.version += 1;
+        let unavailable = event.available_seats + event.held_seats > event.total_seats;
+        let negative = event.reservation_count < 0 || event.held_seats < 0;
+        let nothing = batch.changes.is_empty() && batch.event_change.is_none();
+        if unavailable || negative || nothing {
             return Err(bad_row());
         }
         for change in &batch.changes {
             self.check(change)?;
         }
-        let version = event.version + 1;
         for change in &batch.changes {
-            match change {
-                Change::Insert(new) => {
-                    let mut new = new.clone();
-                    new.version = version;
-                    new.created_at = batch.at;
-                    self.reservations.insert(new.id, new);
+            let after = &change.reservation;
+            match self.reservations.get_mut(&after.id) {
+                Some(altered) => {
+                    altered.status = after.status;
+                    altered.seats = after.seats;
+                    altered.hold_expires_at = after.hold_expires_at;
+                    altered.version = event.version;
                 }
-                Change::Alter { id, status, .. } => {
-                    let altered = self.reservations.get_mut(id).expect("it was checked");
-                    altered.status = *status;
-                    altered.version = version;
+                None => {
+                    let (version, created_at) = (event.version, batch.at);
+                    let new = Reservation { version, created_at, ..after.clone() };
+                    self.reservations.insert(new.id, new);
                 }
             }
         }
-        self.event = Event { available_seats, reservation_count, version, ..self.event.clone() };
+        self.event = event;
         self.journal.push(Journalled::of(batch));
-        Ok(Commit::Committed(Committed { version, available_seats, reservation_count, now }))
+        let Event { version, available_seats, held_seats, reservation_count, .. } = self.event;
+        let counters = Committed { version, available_seats, held_seats, reservation_count, now };
+        Ok(Commit::Committed(counters))
     }
 
     /// The constraints of the schema, and the previous version of what changes.
     fn check(&self, change: &Change) -> Result<(), CommitError> {
-        match change {
-            Change::Insert(new) => {
-                if self.refused_partner == Some(new.partner_id.as_str()) || new.seats < 1 {
-                    return Err(bad_row());
-                }
-                let key = |of: &Reservation| of.keyed.clone().map(|keyed| keyed.key);
-                let same_key =
-                    |made: &Reservation| made.partner_id == new.partner_id && key(made) == key(new);
-                let taken = new.keyed.is_some() && self.reservations.values().any(same_key);
-                if taken || self.reservations.contains_key(&new.id) {
-                    return Err(CommitError::KeyTaken);
-                }
-                Ok(())
+        let after = &change.reservation;
+        let stored = self.reservations.get(&after.id);
+        let endless = after.status == Status::Held && after.hold_expires_at.is_none();
+        if after.seats < 1 || endless {
+            return Err(bad_row());
+        }
+        let Some(previous_version) = change.previous_version else {
+            if self.refused_partner == Some(after.partner_id.as_str()) {
+                return Err(bad_row());
             }
-            Change::Alter { id, previous_version, .. } => match self.reservations.get(id) {
-                Some(made) if made.version == *previous_version => Ok(()),
-                Some(_) | None => Err(bad_row()),
-            },
+            let key = |of: &Reservation| of.keyed.clone().map(|keyed| (keyed.key, of.item));
+            let same_key =
+                |made: &Reservation| made.partner_id == after.partner_id && key(made) == key(after);
+            let taken = after.keyed.is_some() && self.reservations.values().any(same_key);
+            return if taken || stored.is_some() { Err(CommitError::KeyTaken) } else { Ok(()) };
+        };
+        match stored {
+            Some(made) if made.version == previous_version => Ok(()),
+            Some(_) | None => Err(bad_row()),
         }
     }
 
@@ -126,19 +145,32 @@ impl Database {
             return None;
         }
         let mut named = Named::default();
-        for made in self.reservations.values() {
-            let is_named = commands.iter().any(|command| match command {
-                Command::Cancel(id) => *id == made.id,
+        let is_named = |made: &Reservation| {
+            commands.iter().any(|command| match command {
+                Command::Alter(alter) => alter.id == made.id,
                 Command::Reserve(reserve) => {
                     let key = made.keyed.as_ref().map(|keyed| &keyed.key);
                     key.is_some()
                         && key == reserve.key.as_ref()
                         && reserve.partner_id == made.partner_id
                 }
-            });
-            if is_named {
-                named.insert(made.clone());
+                Command::ChangeEvent(_) | Command::Sweep => false,
+            })
+        };
+        for made in self.reservations.values().filter(|made| is_named(made)) {
+            named.insert(made.clone());
+        }
+        let wanted =
+            commands.iter().fold(0_i64, |sum, command| sum.saturating_add(command.seats_wanted()));
+        if i64::from(self.event.available_seats) < wanted {
+            let mut holds: Vec<_> =
+                self.reservations.values().filter(|made| made.status == Status::Held).collect();
+            holds.sort_by_key(|hold| hold.hold_expires_at);
+            for due in holds.iter().filter(|hold| hold.is_due(now)).take(DUE_HOLDS_MAX) {
+                named.insert(Reservation::clone(due));
             }
+            let next = holds.iter().find(|hold| !hold.is_due(now));
+            named.next_hold_expires_at = next.and_then(|hold| hold.hold_expires_at);
         }
         Some(Snapshot { event: self.event.clone(), named, now })
     }
@@ -155,21 +187,18 @@ fn bad_row() -> CommitError {
 
 impl Journalled {
     fn of(batch: &Batch) -> Self {
-        let changes = batch.changes.iter().map(|change| match change {
-            Change::Insert(new) => JournalledChange {
-                kind: ChangeKind::Reserved,
-                id: new.id,
-                partner_id: new.partner_id.as_str().to_owned(),
-                seats: new.seats,
-            },
-            Change::Alter { kind, id, partner_id, seats, .. } => JournalledChange {
-                kind: *kind,
-                id: *id,
-                partner_id: partner_id.as_str().to_owned(),
-                seats: *seats,
-            },
+        let changes = batch.changes.iter().map(|change| JournalledChange {
+            kind: change.kind,
+            id: change.reservation.id,
+            partner_id: change.reservation.partner_id.as_str().to_owned(),
+            seats: change.seats,
         });
-        Self { batch_id: batch.id, changes: changes.collect() }
+        Self {
+            batch_id: batch.id,
+            at: batch.at,
+            changes: changes.collect(),
+            event_change: batch.event_change.clone(),
+        }
     }
 }
 
@@ -250,7 +279,12 @@ impl Simulated {
             event.available_seats += seats_freed;
             event.total_seats = event.total_seats.max(event.available_seats);
             event.version += 1;
-            let journalled = Journalled { batch_id: Uuid::new_v4(), changes: Vec::new() };
+            let journalled = Journalled {
+                batch_id: Uuid::new_v4(),
+                at: OffsetDateTime::UNIX_EPOCH,
+                changes: Vec::new(),
+                event_change: None,
+            };
             state.database.journal.push(journalled);
         });
     }

@@ -1,0 +1,223 @@
+//! The reservations of an event, page by page or all of them as CSV.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use actix_web::http::header::{self, Accept, Header as _};
+use actix_web::web::{Bytes, Data, Path};
+use actix_web::{HttpRequest, HttpResponse, get, rt};
+use futures_util::{StreamExt as _, stream};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::ReservationBody;
+use crate::domain::{EventId, PartnerId, Reference, Reservation, Status};
+use crate::http::body::FromJson as _;
+use crate::http::openapi::problems;
+use crate::http::problem::Problem;
+use crate::http::query::Query;
+use crate::http::{App, event_id, rfc3339};
+use crate::store::{Filter, Page, Position};
+
+const LIMIT_DEFAULT: i64 = 50;
+const LIMIT_MAX: i64 = 200;
+/// Changes of the journal that one statement looks at.
+const CHANGES_PER_STATEMENT: i64 = 2_000;
+/// Statements for one page. With a filter that little passes, a page ends early.
+const STATEMENTS_MAX: usize = 10;
+/// Rows of CSV that are in memory at once.
+const CSV_ROWS: i64 = 1_000;
+const HEAD: &str =
+    "reservationId,eventId,partnerId,seats,status,holdExpiresAt,reference,version,createdAt\r\n";
+
+/// Reservations of an event, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ReservationPage)]
+pub struct PageBody<'a> {
+    items: Vec<ReservationBody<'a>>,
+    /// For the next page; `null` at the end.
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+}
+
+/// List the reservations of an event
+///
+/// The newest first. A page may have fewer than `limit` of them, even none: as long as there is a
+/// `nextCursor`, there may be more. Nothing is skipped and nothing is repeated while others are
+/// made. With `Accept: text/csv`, all of them at once, as lines of CSV; texts that a spreadsheet
+/// would take for a formula have a `'` before them.
+#[utoipa::path(
+    tag = "reservations",
+    params(("eventId" = String, Path, example = "node-meetup-2025"), ListQuery),
+    responses(
+        (status = 200, description = "A page of them, or all of them as CSV", content(
+            (PageBody = "application/json"),
+            (String = "text/csv"),
+        )),
+        ListProblems,
+    ),
+)]
+#[get("/events/{eventId}/reservations")]
+pub async fn list_reservations(
+    app: Data<App>,
+    path: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let event_id = event_id(&path)?;
+    let mut query = Query::of(&request)?;
+    let filter = Filter {
+        partner_id: query.take("partnerId", PartnerId::MUST_BE, PartnerId::parse)?,
+        status: query.take("status", STATUS_MUST_BE, Status::parse)?,
+        reference: query.take("reference", Reference::MUST_BE, Reference::parse)?,
+    };
+    let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
+    let from = query.take("cursor", CURSOR_MUST_BE, position)?.unwrap_or(Position::NEWEST);
+    query.end()?;
+    if wants_csv(&request) {
+        app.find_event(&event_id).await?;
+        return Ok(csv(app, event_id, filter));
+    }
+    let page = fill(&app, &event_id, &filter, from, limit).await?;
+    if page.reservations.is_empty() && page.next.is_none() {
+        app.find_event(&event_id).await?;
+    }
+    let items = page.reservations.iter().map(ReservationBody::from).collect();
+    let next_cursor = page.next.map(|next| format!("{}.{}", next.version, next.place));
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::VARY, "Accept"));
+    Ok(response.json(PageBody { items, next_cursor }))
+}
+
+const STATUS_MUST_BE: &str = "must be held, confirmed, cancelled or expired";
+const CURSOR_MUST_BE: &str = "must be a nextCursor of this listing";
+
+/// The place that a cursor stands for.
+fn position(cursor: &str) -> Option<Position> {
+    let (version, place) = cursor.split_once('.')?;
+    let number = |digits: &str| digits.parse().ok().filter(|number: &i64| *number >= 0);
+    Some(Position { version: number(version)?, place: number(place)? })
+}
+
+/// Whether CSV is what the caller would rather have.
+fn wants_csv(request: &HttpRequest) -> bool {
+    let Ok(accept) = Accept::parse(request) else { return false };
+    let known = ["text/csv", "application/json", "application/*", "*/*"];
+    let ranked = accept.ranked();
+    let mut ranked = ranked.iter().map(|mime| mime.essence_str());
+    ranked.find(|mime| known.contains(mime)) == Some("text/csv")
+}
+
+/// Looks further until the page is full, or enough was looked at.
+async fn fill(
+    app: &App,
+    event_id: &EventId,
+    filter: &Filter,
+    from: Position,
+    limit: i64,
+) -> Result<Page, Problem> {
+    let mut filled = Page { reservations: Vec::new(), next: Some(from) };
+    for _ in 0..STATEMENTS_MAX {
+        let found = filled.reservations.len() as i64;
+        let Some(from) = filled.next.filter(|_| found < limit) else { break };
+        let more = list(app, event_id, filter, from, limit - found).await?;
+        filled.reservations.extend(more.reservations);
+        filled.next = more.next;
+    }
+    Ok(filled)
+}
+
+async fn list(
+    app: &App,
+    event_id: &EventId,
+    filter: &Filter,
+    from: Position,
+    count: i64,
+) -> Result<Page, Problem> {
+    // In a task of its own: see the read of one reservation.
+    let (store, until) = (Arc::clone(&app.store), app.answer_by());
+    let (event_id, filter) = (event_id.clone(), filter.clone());
+    let read = async move {
+        store.list(&event_id, &filter, from, count, CHANGES_PER_STATEMENT, until).await
+    };
+    Ok(rt::spawn(read).await.map_err(|_panic| Problem::internal())??)
+}
+
+/// All that passes the filter, in one answer that is written as it is read. What fails in the
+/// middle ends the connection: a client sees that the answer is not complete.
+fn csv(app: Data<App>, event_id: EventId, filter: Filter) -> HttpResponse {
+    let file = format!("attachment; filename=\"{event_id}-reservations.csv\"");
+    let head = stream::iter([Ok(Bytes::from_static(HEAD.as_bytes()))]);
+    let rows = stream::try_unfold(Some(Position::NEWEST), move |from| {
+        let (app, event_id, filter) = (app.clone(), event_id.clone(), filter.clone());
+        async move {
+            let Some(from) = from else { return Ok(None) };
+            let page = list(&app, &event_id, &filter, from, CSV_ROWS).await?;
+            let text = lines(&page.reservations).map_err(|failure| {
+                log::error!("an export failed: {failure}");
+                Problem::internal()
+            })?;
+            Ok::<_, Problem>(Some((Bytes::from(text), page.next)))
+        }
+    });
+    HttpResponse::Ok()
+        .content_type("text/csv; charset=utf-8")
+        .insert_header((header::VARY, "Accept"))
+        .insert_header((header::CONTENT_DISPOSITION, file))
+        .streaming(head.chain(rows))
+}
+
+fn lines(reservations: &[Reservation]) -> Result<Vec<u8>, csv::Error> {
+    let mut lines =
+        csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    for made in reservations {
+        lines.write_record([
+            made.id.0.to_string().as_str(),
+            made.event_id.as_str(),
+            &neutral(made.partner_id.as_str()),
+            &made.seats.to_string(),
+            made.status.as_str(),
+            &made.hold_expires_at.map(rfc3339).unwrap_or_default(),
+            &neutral(made.reference.as_ref().map_or("", Reference::as_str)),
+            &made.version.to_string(),
+            &rfc3339(made.created_at),
+        ])?;
+    }
+    lines.into_inner().map_err(|failure| failure.into_error().into())
+}
+
+/// A text of a partner's, so that a spreadsheet takes it for one and not for a formula.
+fn neutral(text: &str) -> Cow<'_, str> {
+    const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
+    // Spreadsheets skip blanks before a formula.
+    if text.trim_start().starts_with(FORMULA) { format!("'{text}").into() } else { text.into() }
+}
+
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "describes parameters")]
+struct ListQuery {
+    /// Only those of this partner.
+    #[param(rename = "partnerId", value_type = String, required = false, min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
+    partner_id: Option<String>,
+    /// Only those in this status.
+    #[param(value_type = String, required = false,
+        pattern = "^(held|confirmed|cancelled|expired)$")]
+    status: Option<String>,
+    /// Only those with this text of the partner's.
+    #[param(value_type = String, required = false, min_length = 1, max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
+    reference: Option<String>,
+    /// How many of them, at most.
+    #[param(value_type = i32, required = false, minimum = 1, maximum = 200, default = 50)]
+    limit: Option<i32>,
+    /// The `nextCursor` of the page before.
+    #[param(value_type = String, required = false, pattern = r"^[0-9]{1,18}\.[0-9]{1,18}$")]
+    cursor: Option<String>,
+}
+
+problems! {
+    ListProblems: ValidationFailed, EventNotFound, Internal, Overloaded, DatabaseUnavailable;
+}

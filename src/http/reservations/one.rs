@@ -1,0 +1,399 @@
+//! One reservation: read, confirm, extend, shrink, cancel. Each exists in two forms: below its
+//! event, and by its id alone.
+
+use std::sync::Arc;
+
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, rt};
+use garde::Validate;
+use serde::Deserialize;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::ReservationBody;
+use crate::domain::{
+    Acceptance, Action, Alter, Command, EventId, HoldTime, Reservation, ReservationId, SeatCount,
+};
+use crate::http::body::{self, Field};
+use crate::http::headers::{IfMatchHeader, if_match, shown};
+use crate::http::openapi::problems;
+use crate::http::problem::Problem;
+use crate::http::{App, event_id};
+
+/// For how long to go on holding.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ExtendRequest)]
+pub struct ExtendRequest {
+    /// From now on. A hold ends seven days after it was made, at the latest.
+    #[serde(default)]
+    #[garde(custom(body::required))]
+    #[schema(required = true, value_type = i32, minimum = 10, maximum = 86_400, example = 300)]
+    hold_seconds: Field<HoldTime>,
+}
+
+/// What to keep.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ReservationChange)]
+pub struct ShrinkRequest {
+    /// At most as many as it has.
+    #[serde(default)]
+    #[garde(custom(body::required))]
+    #[schema(required = true, value_type = i32, minimum = 1, maximum = 10_000, example = 1)]
+    seats: Field<SeatCount>,
+}
+
+/// The ids in a path.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ids {
+    event_id: Option<String>,
+    reservation_id: String,
+}
+
+/// What they name.
+struct Target {
+    event_id: Option<EventId>,
+    id: ReservationId,
+}
+
+impl Target {
+    fn of(ids: &Ids) -> Result<Self, Problem> {
+        let event_id = ids.event_id.as_deref().map(event_id).transpose()?;
+        // Only the form with hyphens: one reservation has one URL.
+        let text = &ids.reservation_id;
+        let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
+        let id = id.map(ReservationId).ok_or_else(Problem::reservation_not_found)?;
+        Ok(Self { event_id, id })
+    }
+
+    async fn find(self, app: &App, until: Instant) -> Result<Reservation, Problem> {
+        let Self { event_id, id } = self;
+        // In a task of its own: dropped in the middle of a read, with a request whose client has
+        // hung up, the connection to the database would have to be closed.
+        let store = Arc::clone(&app.store);
+        let read = async move { store.reservation(id, event_id.as_ref(), until).await };
+        let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
+        found.ok_or_else(Problem::reservation_not_found)
+    }
+
+    /// What it is after the action; `None` if it is no more.
+    async fn alter(
+        self,
+        app: &App,
+        action: Action,
+        request: &HttpRequest,
+    ) -> Result<Option<Reservation>, Problem> {
+        let precondition = if_match(request)?.unwrap_or_default();
+        let answer_by = app.answer_by();
+        let id = self.id;
+        let event_id = match self.event_id {
+            Some(event_id) => event_id,
+            None => self.find(app, answer_by).await?.event_id,
+        };
+        let command = Command::Alter(Alter { id, action, precondition });
+        match app.submit(&event_id, command, answer_by).await? {
+            Acceptance::Altered(made) | Acceptance::Unaltered(made) => Ok(Some(made)),
+            Acceptance::Cancelled => Ok(None),
+            Acceptance::Reserved(_)
+            | Acceptance::Replayed(_)
+            | Acceptance::EventChanged(_)
+            | Acceptance::EventUnchanged(_)
+            | Acceptance::Swept => unreachable!("a change is not answered so"),
+        }
+    }
+}
+
+async fn read(app: &App, ids: &Ids) -> Result<HttpResponse, Problem> {
+    let found = Target::of(ids)?.find(app, app.answer_by()).await?;
+    Ok(shown(found.version, &ReservationBody::from(&found)))
+}
+
+async fn alter(
+    app: &App,
+    ids: &Ids,
+    action: Action,
+    request: &HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Ok(match Target::of(ids)?.alter(app, action, request).await? {
+        Some(made) => shown(made.version, &ReservationBody::from(&made)),
+        None => HttpResponse::NoContent().finish(),
+    })
+}
+
+async fn extend(
+    app: &App,
+    ids: &Ids,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read(request, payload).await?;
+    let wanted: ExtendRequest = body::parse(&body)?;
+    alter(app, ids, Action::Extend(wanted.hold_seconds.must()), request).await
+}
+
+async fn shrink(
+    app: &App,
+    ids: &Ids,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read(request, payload).await?;
+    let wanted: ShrinkRequest = body::parse(&body)?;
+    alter(app, ids, Action::Shrink(wanted.seats.must()), request).await
+}
+
+/// Read a reservation
+///
+/// It stays readable after it was cancelled or has expired.
+#[utoipa::path(
+    tag = "reservations",
+    params(
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
+    ),
+    responses(Shown, ReadOfEventProblems),
+)]
+#[get("/events/{eventId}/reservations/{reservationId}")]
+pub async fn read_reservation_of_event(
+    app: Data<App>,
+    ids: Path<Ids>,
+) -> Result<HttpResponse, Problem> {
+    read(&app, &ids).await
+}
+
+/// Read a reservation, found by its id alone
+///
+/// It stays readable after it was cancelled or has expired.
+#[utoipa::path(
+    tag = "reservations",
+    params(
+        ("reservationId" = Uuid, Path),
+    ),
+    responses(Shown, ReadProblems),
+)]
+#[get("/reservations/{reservationId}")]
+pub async fn read_reservation(app: Data<App>, ids: Path<Ids>) -> Result<HttpResponse, Problem> {
+    read(&app, &ids).await
+}
+
+/// Cancel a reservation
+///
+/// Booked or held. Its seats are sellable at once, and are given back once, however often this is
+/// called.
+#[utoipa::path(
+    tag = "reservations",
+    params(
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses((status = 204, description = "Cancelled by this call"), CancelOfEventProblems),
+)]
+#[delete("/events/{eventId}/reservations/{reservationId}")]
+pub async fn cancel_reservation_of_event(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    alter(&app, &ids, Action::Cancel, &request).await
+}
+
+/// Cancel a reservation, found by its id alone
+///
+/// Booked or held. Its seats are sellable at once, and are given back once, however often this is
+/// called.
+#[utoipa::path(
+    tag = "reservations",
+    params(
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses((status = 204, description = "Cancelled by this call"), CancelProblems),
+)]
+#[delete("/reservations/{reservationId}")]
+pub async fn cancel_reservation(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    alter(&app, &ids, Action::Cancel, &request).await
+}
+
+/// Confirm a hold
+///
+/// It becomes a booking. Confirming it again changes nothing, and is no error.
+#[utoipa::path(
+    tag = "reservations",
+    params(
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses(Shown, ConfirmOfEventProblems),
+)]
+#[post("/events/{eventId}/reservations/{reservationId}/confirm")]
+pub async fn confirm_reservation_of_event(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    alter(&app, &ids, Action::Confirm, &request).await
+}
+
+/// Confirm a hold, found by its id alone
+///
+/// It becomes a booking. Confirming it again changes nothing, and is no error.
+#[utoipa::path(
+    tag = "reservations",
+    params(
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses(Shown, ConfirmProblems),
+)]
+#[post("/reservations/{reservationId}/confirm")]
+pub async fn confirm_reservation(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    alter(&app, &ids, Action::Confirm, &request).await
+}
+
+/// Extend a hold
+///
+/// It ends `holdSeconds` from now, and seven days after it was made at the latest.
+#[utoipa::path(
+    tag = "reservations",
+    request_body = ExtendRequest,
+    params(
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses(Shown, ExtendOfEventProblems),
+)]
+#[post("/events/{eventId}/reservations/{reservationId}/extend")]
+pub async fn extend_reservation_of_event(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    extend(&app, &ids, &request, payload).await
+}
+
+/// Extend a hold, found by its id alone
+///
+/// It ends `holdSeconds` from now, and seven days after it was made at the latest.
+#[utoipa::path(
+    tag = "reservations",
+    request_body = ExtendRequest,
+    params(
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses(Shown, ExtendProblems),
+)]
+#[post("/reservations/{reservationId}/extend")]
+pub async fn extend_reservation(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    extend(&app, &ids, &request, payload).await
+}
+
+/// Give a part of the seats back
+///
+/// The rest is sellable at once. A reservation never grows; asking for what it has changes nothing,
+/// and is no error.
+#[utoipa::path(
+    tag = "reservations",
+    request_body = ShrinkRequest,
+    params(
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses(Shown, ShrinkOfEventProblems),
+)]
+#[patch("/events/{eventId}/reservations/{reservationId}")]
+pub async fn shrink_reservation_of_event(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    shrink(&app, &ids, &request, payload).await
+}
+
+/// Give a part of the seats back, found by its id alone
+///
+/// The rest is sellable at once. A reservation never grows; asking for what it has changes nothing,
+/// and is no error.
+#[utoipa::path(
+    tag = "reservations",
+    request_body = ShrinkRequest,
+    params(
+        ("reservationId" = Uuid, Path),
+        IfMatchHeader,
+    ),
+    responses(Shown, ShrinkProblems),
+)]
+#[patch("/reservations/{reservationId}")]
+pub async fn shrink_reservation(
+    app: Data<App>,
+    ids: Path<Ids>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    shrink(&app, &ids, &request, payload).await
+}
+
+/// The answer that shows a reservation.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code, reason = "describes an answer")]
+enum Shown {
+    /// The reservation as it is now
+    #[response(status = 200, headers(
+        ("ETag" = String, description = "The reservation's version, in quotes"),
+    ))]
+    Found(ReservationBody<'static>),
+}
+
+problems! {
+    ReadProblems: ReservationNotFound, Internal, Overloaded, DatabaseUnavailable;
+    ReadOfEventProblems: EventNotFound, ReservationNotFound, Internal, Overloaded,
+        DatabaseUnavailable;
+    CancelProblems: ValidationFailed, ReservationNotFound, VersionConflict, PreconditionFailed,
+        Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
+    CancelOfEventProblems: EventNotFound, ValidationFailed, ReservationNotFound, VersionConflict,
+        PreconditionFailed, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
+    ConfirmProblems: ValidationFailed, ReservationNotFound, HoldExpired, ReservationNotActive,
+        VersionConflict, PreconditionFailed, Internal, Overloaded, DatabaseUnavailable,
+        OutcomeUnknown;
+    ConfirmOfEventProblems: EventNotFound, ValidationFailed, ReservationNotFound, HoldExpired,
+        ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
+        DatabaseUnavailable, OutcomeUnknown;
+    ExtendProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
+        UnsupportedMediaType, ReservationNotFound, HoldExpired, ReservationNotActive,
+        VersionConflict, PreconditionFailed, Internal, Overloaded, DatabaseUnavailable,
+        OutcomeUnknown;
+    ExtendOfEventProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,
+        BodyTooLarge, UnsupportedMediaType, ReservationNotFound, HoldExpired,
+        ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
+        DatabaseUnavailable, OutcomeUnknown;
+    ShrinkProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
+        UnsupportedMediaType, ReservationNotFound, HoldExpired, ReservationNotActive,
+        VersionConflict, PreconditionFailed, Internal, Overloaded, DatabaseUnavailable,
+        OutcomeUnknown;
+    ShrinkOfEventProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,
+        BodyTooLarge, UnsupportedMediaType, ReservationNotFound, HoldExpired,
+        ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
+        DatabaseUnavailable, OutcomeUnknown;
+}

@@ -217,7 +217,7 @@ impl FromJson for Option<Timestamp> {
             return Some(None);
         }
         let time = OffsetDateTime::parse(&text(json)?, &Rfc3339).ok()?;
-        let time = time.to_offset(UtcOffset::UTC);
+        let time = time.checked_to_offset(UtcOffset::UTC)?;
         let sane = (1970..=9000).contains(&time.year());
         // No more than the database keeps.
         sane.then(|| Some(time.truncate_to_microsecond()))

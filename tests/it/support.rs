@@ -167,6 +167,31 @@ impl TestApp {
         self.send(Method::POST, path, &headers, Some(body.to_string())).await
     }
 
+    pub async fn patch(&self, path: &str, if_match: &str, body: Value) -> Answer {
+        let headers = [("if-match", if_match)];
+        self.send(Method::PATCH, path, &headers, Some(body.to_string())).await
+    }
+
+    /// Makes an event with so many seats.
+    pub async fn make_event(&self, id: &str, seats: i32) {
+        let event = json!({"eventId": id, "name": id, "totalSeats": seats});
+        assert_eq!(self.post("/events", event).await.status, 201);
+    }
+
+    /// The path of a reservation that this makes in an event.
+    pub async fn made_in(&self, event: &str, body: Value) -> String {
+        let answer = self.post(&format!("/events/{event}/reservations"), body).await;
+        answer.made();
+        answer.header("location").expect("a location").to_owned()
+    }
+
+    /// Lets every hold end now, instead of waiting for it.
+    pub async fn end_holds(&self) {
+        self.database
+            .execute("update reservations set hold_expires_at = now() where status = 'held'")
+            .await;
+    }
+
     /// Books seats of the default event.
     pub async fn reserve(&self, seats: i32) -> Answer {
         self.post("/reservations", json!({"partnerId": "abc-corp", "seats": seats})).await

@@ -6,13 +6,20 @@
 //! been true at some moment between its call and its arrival.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
+use history::History;
+
+mod answers;
+mod history;
 mod tests;
 
-/// A moment: how much had happened in the run before it. No two are alike.
+/// How much had happened in the run before something. No two are alike.
 pub type Moment = usize;
+/// The database's clock, in microseconds.
+pub type Time = i64;
 
 /// What a client asked for, and what it was told.
 #[derive(Clone, Debug)]
@@ -21,39 +28,113 @@ pub struct Call {
     /// None if the client hung up, or lost its connection.
     pub answered: Option<(Moment, Answer)>,
     pub request: Request,
+    /// When it was called, and when it was answered.
+    pub between: (Time, Time),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// The id is the one that the service would name if the outcome were unknown.
-    Reserve {
-        id: Uuid,
-        partner: String,
-        seats: i32,
-        key: Option<String>,
-    },
-    Cancel {
-        id: Uuid,
-    },
+    Reserve(Booking),
+    Alter { id: Uuid, action: Action, at_version: Option<i64> },
+    ChangeEvent { total: Option<i32>, sales: Option<Sales>, at_version: Option<i64> },
+    Sweep,
+}
+
+/// All of it, or nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Booking {
+    pub partner: String,
+    pub items: Vec<Item>,
+    pub key: Option<String>,
+    pub at_version: Option<i64>,
+}
+
+/// A reservation that is asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// The one that the service would name if the outcome were unknown.
+    pub id: Uuid,
+    pub seats: i32,
+    /// For how long to hold it, instead of booking it.
+    pub hold: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    Confirm,
+    /// All of a run ask for the same time.
+    Extend(Time),
+    Shrink(i32),
+    Cancel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sales {
+    On,
+    Paused,
+    /// Past their end.
+    Ended,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    Reserved(Shown),
+    Reserved(Vec<Shown>),
     /// What an earlier request with the same key made, as it is now.
-    Replayed(Shown),
+    Replayed(Vec<Shown>),
+    Altered(Shown),
+    /// It was so before.
+    Unaltered(Shown),
     Cancelled,
+    EventChanged(ShownEvent),
+    EventUnchanged(ShownEvent),
+    Swept,
     InsufficientSeats {
         available: i32,
     },
+    SalesClosed(Sales),
     ReservationNotFound,
+    HoldExpired,
+    NotActive(Status),
+    CannotGrow {
+        seats: i32,
+    },
+    CapacityBelowSold {
+        taken: i32,
+    },
+    PreconditionFailed {
+        version: i64,
+    },
     KeyReused,
     /// Some other answer that says "nothing happened".
     NothingHappened(&'static str),
     Unknown {
-        id: Uuid,
+        id: Option<Uuid>,
         base_version: Option<i64>,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Status {
+    Held,
+    Confirmed,
+    Cancelled,
+    Expired,
+}
+
+impl Status {
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "held" => Self::Held,
+            "confirmed" => Self::Confirmed,
+            "cancelled" => Self::Cancelled,
+            "expired" => Self::Expired,
+            _ => panic!("{word} is no status"),
+        }
+    }
+
+    fn is_active(self) -> bool {
+        matches!(self, Self::Held | Self::Confirmed)
+    }
 }
 
 /// A reservation as a client sees it.
@@ -62,23 +143,68 @@ pub struct Shown {
     pub id: Uuid,
     pub partner: String,
     pub seats: i32,
-    /// Held or confirmed, as against cancelled or expired.
-    pub active: bool,
+    pub status: Status,
+    /// When a hold ends, or ended.
+    pub expires: Option<Time>,
+    pub version: i64,
+}
+
+/// An event as a client sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownEvent {
+    pub total: i32,
+    pub available: i32,
+    pub sales: Sales,
     pub version: i64,
 }
 
 /// A version of the event, as the change feed tells of it.
 #[derive(Clone, Debug)]
 pub struct Version {
+    pub at: Time,
     pub changes: Vec<Change>,
+    pub event: Option<EventChange>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Change {
-    pub cancels: bool,
+    pub kind: Kind,
     pub id: Uuid,
     pub partner: String,
     pub seats: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Reserved,
+    Held,
+    Confirmed,
+    Extended,
+    Shrunk,
+    Cancelled,
+    Expired,
+}
+
+impl Kind {
+    /// By its number in the journal.
+    pub fn of(number: i16) -> Self {
+        match number {
+            1 => Self::Reserved,
+            2 => Self::Held,
+            3 => Self::Confirmed,
+            4 => Self::Extended,
+            5 => Self::Shrunk,
+            6 => Self::Cancelled,
+            7 => Self::Expired,
+            _ => panic!("{number} is no kind of change"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventChange {
+    pub total: Option<i32>,
+    pub sales: Option<Sales>,
 }
 
 /// What is there when all is over.
@@ -86,41 +212,33 @@ pub struct Change {
 pub struct Final {
     pub total_seats: i32,
     pub available_seats: i32,
+    pub held_seats: i32,
     pub reservation_count: i64,
     pub version: i64,
     pub reservations: Vec<Shown>,
 }
 
+/// The event before its first version.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    pub seats: i32,
+    /// When its sales end.
+    pub sales_end: Option<Time>,
+}
+
 /// What is wrong with a run; nothing, if it is empty.
-pub fn audit(calls: &[Call], versions: &[Version], found: &Final) -> Vec<String> {
-    let mut audit = Audit { calls, history: History::default(), proved: vec![0], wrong: vec![] };
-    audit.replay(versions, found);
-    if audit.wrong.is_empty() {
+pub fn audit(start: Start, calls: &[Call], versions: &[Version], found: &Final) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let history = History::replay(start, calls, versions, &mut wrong);
+    history.compare(found, &mut wrong);
+    if wrong.is_empty() {
+        let mut audit = Audit { calls, history, proved: vec![0], wrong };
         audit.explain();
-        audit.date();
+        audit.date(versions);
         audit.judge();
+        return audit.wrong;
     }
-    audit.wrong
-}
-
-/// What the journal says, told another way.
-#[derive(Default)]
-struct History {
-    /// By version, from 0: the seats that were free, followed by what was left after each booking
-    /// of the next version. A refusal may stand between two bookings that were committed together.
-    free: Vec<Vec<i32>>,
-    lives: BTreeMap<Uuid, Life>,
-    /// What each key of a partner has made.
-    keys: HashMap<(String, String), Uuid>,
-    /// The earliest moment at which each version can have been made, from version 0.
-    earliest: Vec<Moment>,
-}
-
-struct Life {
-    partner: String,
-    seats: i32,
-    made: i64,
-    cancelled: Option<i64>,
+    wrong
 }
 
 struct Audit<'a> {
@@ -131,146 +249,121 @@ struct Audit<'a> {
     wrong: Vec<String>,
 }
 
+/// What changes a reservation, or, without an id, the event.
+type Deed = (Option<Uuid>, Option<Kind>);
+
+impl Request {
+    /// What it may do.
+    fn deeds(&self) -> Vec<Deed> {
+        match self {
+            Self::Reserve(booking) => booking.items.iter().map(Item::deed).collect(),
+            Self::Alter { id, action, .. } => vec![(Some(*id), Some(action.kind()))],
+            Self::ChangeEvent { .. } => vec![(None, None)],
+            Self::Sweep => Vec::new(),
+        }
+    }
+}
+
+impl Item {
+    fn kind(&self) -> Kind {
+        if self.hold.is_some() { Kind::Held } else { Kind::Reserved }
+    }
+
+    fn deed(&self) -> Deed {
+        (Some(self.id), Some(self.kind()))
+    }
+}
+
+impl Action {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Confirm => Kind::Confirmed,
+            Self::Extend(_) => Kind::Extended,
+            Self::Shrink(_) => Kind::Shrunk,
+            Self::Cancel => Kind::Cancelled,
+        }
+    }
+}
+
+impl Answer {
+    /// The version that it says its call has made; a cancel's is not told.
+    fn made(&self) -> Option<Option<i64>> {
+        match self {
+            Self::Reserved(shown) => Some(shown.first().map(|shown| shown.version)),
+            Self::Altered(shown) => Some(Some(shown.version)),
+            Self::EventChanged(shown) => Some(Some(shown.version)),
+            Self::Cancelled => Some(None),
+            _ => None,
+        }
+    }
+}
+
+/// The calls that may have done something, and those that were told so.
+#[derive(Default)]
+struct Asked {
+    told: Vec<Option<i64>>,
+    /// The version that an open call would have made, where it is known.
+    open: Vec<Option<i64>>,
+}
+
 impl Audit<'_> {
-    /// Whether the journal makes sense by itself, and gives what is there.
-    fn replay(&mut self, versions: &[Version], found: &Final) {
-        let mut free = found.total_seats;
-        for (made, version) in (1..).zip(versions) {
-            let mut levels = vec![free];
-            let mut freed = 0;
-            for change in &version.changes {
-                if change.cancels {
-                    freed += change.seats;
-                    self.end(made, change);
-                } else {
-                    free -= change.seats;
-                    levels.push(free);
-                    self.begin(made, change);
-                }
-            }
-            if free < 0 || version.changes.is_empty() {
-                self.wrong.push(format!("version {made} leaves {free} seats: {version:?}"));
-            }
-            self.history.free.push(levels);
-            free += freed;
-        }
-        self.history.free.push(vec![free]);
-
-        let lives = &self.history.lives;
-        let confirmed = lives.values().filter(|life| life.cancelled.is_none()).count();
-        let counters = (free, confirmed as i64, versions.len() as i64);
-        let shown = (found.available_seats, found.reservation_count, found.version);
-        if counters != shown {
-            self.wrong.push(format!("replayed {counters:?}, found {shown:?}"));
-        }
-        let mut replayed: Vec<_> = lives.iter().map(|(id, life)| life.show(*id)).collect();
-        let mut stored = found.reservations.clone();
-        replayed.sort_by_key(|shown| shown.id);
-        stored.sort_by_key(|shown| shown.id);
-        if replayed != stored {
-            self.wrong.push(format!("replayed {replayed:?}, found {stored:?}"));
-        }
-    }
-
-    fn begin(&mut self, version: i64, change: &Change) {
-        let Change { partner, seats, .. } = change.clone();
-        let life = Life { partner, seats, made: version, cancelled: None };
-        if self.history.lives.insert(change.id, life).is_some() {
-            self.wrong.push(format!("version {version} makes a reservation again: {change:?}"));
-        }
-    }
-
-    fn end(&mut self, version: i64, change: &Change) {
-        let life = self.history.lives.get_mut(&change.id);
-        let life = life.filter(|life| life.cancelled.is_none() && life.seats == change.seats);
-        match life {
-            Some(life) => life.cancelled = Some(version),
-            None => self.wrong.push(format!("version {version} gives back: {change:?}")),
-        }
-    }
-
-    /// Whether all that was done was asked for, and none of it by a call that did nothing.
+    /// Whether all that was done was asked for, as often as it was done, and by no call that did
+    /// nothing.
     fn explain(&mut self) {
-        let mut asked = HashMap::new();
-        let mut cancels: BTreeMap<Uuid, (usize, usize)> = BTreeMap::new();
+        let mut asked: BTreeMap<Deed, Asked> = BTreeMap::new();
         for call in self.calls {
-            match &call.request {
-                Request::Reserve { id, partner, seats, key } => {
-                    asked.insert(*id, (call, partner, *seats, key));
-                }
-                Request::Cancel { id } => {
-                    let (done, open) = cancels.entry(*id).or_default();
-                    match call.answered {
-                        Some((_, Answer::Cancelled)) => *done += 1,
-                        None | Some((_, Answer::Unknown { .. })) => *open += 1,
-                        Some(_) => {}
+            for deed in call.request.deeds() {
+                let asked = asked.entry(deed).or_default();
+                match call.answered.as_ref().map(|(_, answer)| answer) {
+                    None => asked.open.push(None),
+                    Some(Answer::Unknown { base_version, .. }) => {
+                        asked.open.push(base_version.map(|base| base + 1));
                     }
+                    Some(answer) => asked.told.extend(answer.made()),
                 }
             }
         }
-        for (id, life) in &self.history.lives {
-            match asked.get(id) {
-                Some((call, partner, seats, key)) => {
-                    if life.partner != **partner || life.seats != *seats {
-                        self.wrong.push(format!("{id} is not what {:?} asked for", call.request));
-                    }
-                    let said = call.answered.as_ref().map(|(_, answer)| answer);
-                    let open = said.is_none_or(|answer| match answer {
-                        Answer::Reserved(shown) => shown.id == *id,
-                        Answer::Unknown { id: unknown, base_version } => {
-                            unknown == id && base_version.is_none_or(|base| life.made == base + 1)
-                        }
-                        _ => false,
-                    });
-                    if !open {
-                        let made = life.made;
-                        self.wrong.push(format!("version {made} has what did nothing: {call:?}"));
-                    }
-                    if let Some(key) = key
-                        && let Some(other) =
-                            self.history.keys.insert(((*partner).clone(), key.clone()), *id)
-                    {
-                        self.wrong.push(format!("{id} and {other} are of one key: {call:?}"));
-                    }
-                }
-                None => self.wrong.push(format!("nobody asked for {id}")),
-            }
-            let (done, open) = cancels.get(id).copied().unwrap_or_default();
-            if done > 1 || (life.cancelled.is_some() && done + open == 0) {
-                let at = life.cancelled;
-                self.wrong.push(format!("{id}, cancelled at {at:?}, was told so {done} times"));
+        for (deed, versions) in self.history.deeds() {
+            let Some(asked) = asked.get(&deed) else {
+                self.wrong.push(format!("nobody asked for {deed:?} at {versions:?}"));
+                continue;
+            };
+            let told_of = |version: &i64| asked.told.contains(&Some(*version));
+            let mut untold: Vec<i64> =
+                versions.iter().copied().filter(|version| !told_of(version)).collect();
+            // A cancel's own version is not told to who asked for it.
+            let nameless = asked.told.iter().filter(|told| told.is_none()).count();
+            untold.truncate(untold.len().saturating_sub(nameless));
+            let possible = |version: &i64| {
+                asked.open.iter().any(|open| open.is_none_or(|open| open == *version))
+            };
+            let unexplained =
+                untold.len() > asked.open.len() || !untold.iter().all(|version| possible(version));
+            if asked.told.len() > versions.len() || unexplained {
+                self.wrong.push(format!(
+                    "{deed:?} was done at {versions:?}, told of {:?}, open are {:?}",
+                    asked.told, asked.open
+                ));
             }
         }
     }
 
-    /// When each version can have been made at the earliest: not before the last of its calls.
-    fn date(&mut self) {
-        let mut asked: HashMap<(Uuid, bool), Moment> = HashMap::new();
+    /// When each version can have been made at the earliest: not before the first call for each of
+    /// its changes.
+    fn date(&mut self, versions: &[Version]) {
+        let mut asked: HashMap<Deed, Moment> = HashMap::new();
         for call in self.calls {
-            let what = match &call.request {
-                Request::Reserve { id, .. } => (*id, false),
-                Request::Cancel { id } => (*id, true),
-            };
-            let nothing = matches!(
-                &call.answered,
-                Some((_, Answer::NothingHappened(_) | Answer::ReservationNotFound))
-            );
-            if !nothing {
-                let first = asked.entry(what).or_insert(call.called);
+            for deed in call.request.deeds() {
+                let first = asked.entry(deed).or_insert(call.called);
                 *first = call.called.min(*first);
             }
         }
-        let mut earliest = vec![0; self.history.free.len()];
-        for (id, life) in &self.history.lives {
-            for (version, cancels) in [(Some(life.made), false), (life.cancelled, true)] {
-                let Some(version) = version else { continue };
-                let called = asked.get(&(*id, cancels)).copied().unwrap_or_default();
-                let at = &mut earliest[version as usize];
-                *at = called.max(*at);
-            }
-        }
-        for version in 1..earliest.len() {
-            earliest[version] = earliest[version].max(earliest[version - 1]);
+        let mut earliest = vec![0];
+        for version in versions {
+            let deeds = version.changes.iter().map(|change| (Some(change.id), Some(change.kind)));
+            let called = deeds.filter_map(|deed| asked.get(&deed)).copied();
+            let before = earliest.last().copied().expect("it begins with one");
+            earliest.push(called.max().unwrap_or_default().max(before));
         }
         self.history.earliest = earliest;
     }
@@ -289,109 +382,14 @@ impl Audit<'_> {
             let before = moments.partition_point(|moment| *moment < call.called);
             let oldest = self.proved[before];
             let newest = self.history.earliest.partition_point(|earliest| *earliest <= at) - 1;
-            let proved = self.history.find(call, answer, oldest..=newest as i64);
+            let versions: RangeInclusive<i64> = oldest..=newest as i64;
+            let proved = self.history.find(call, answer, versions);
             let last = self.proved.last().copied().expect("it begins with one");
-            match proved {
-                Some(version) => self.proved.push(last.max(version)),
-                None => {
-                    self.proved.push(last);
-                    self.wrong.push(format!(
-                        "not true at any version from {oldest} to {newest}: {call:?}"
-                    ));
-                }
+            self.proved.push(proved.map_or(last, |version| last.max(version)));
+            if proved.is_none() {
+                self.wrong
+                    .push(format!("not true at any version from {oldest} to {newest}: {call:?}"));
             }
         }
-    }
-}
-
-impl History {
-    /// What the key of a call has made.
-    fn of_key(&self, partner: &str, key: &Option<String>) -> Option<(Uuid, &Life)> {
-        let id = *self.keys.get(&(partner.to_owned(), key.clone()?))?;
-        Some((id, &self.lives[&id]))
-    }
-
-    /// The first of the versions at which the answer was true.
-    fn find(
-        &self,
-        call: &Call,
-        answer: &Answer,
-        versions: std::ops::RangeInclusive<i64>,
-    ) -> Option<i64> {
-        let (oldest, newest) = versions.clone().into_inner();
-        let mut versions = versions;
-        // What was there already when the call was made, it did not make.
-        let made_meanwhile = |version: &i64| *version > oldest && *version <= newest;
-        match (&call.request, answer) {
-            (Request::Reserve { id, partner, seats, .. }, Answer::Reserved(shown)) => {
-                let life = self.lives.get(id)?;
-                let right = *shown == life.as_made(*id)
-                    && shown.partner == *partner
-                    && shown.seats == *seats;
-                Some(life.made).filter(|made| right && made_meanwhile(made))
-            }
-            (Request::Reserve { partner, seats, key, .. }, Answer::Replayed(shown)) => {
-                let (id, life) = self.of_key(partner, key)?;
-                let right = shown.id == id && life.seats == *seats;
-                versions.find(|version| right && life.at(id, *version).as_ref() == Some(shown))
-            }
-            (Request::Reserve { partner, seats, key, .. }, Answer::KeyReused) => {
-                let (_, life) = self.of_key(partner, key)?;
-                versions.find(|version| life.made <= *version && life.seats != *seats)
-            }
-            (
-                Request::Reserve { partner, seats, key, .. },
-                Answer::InsufficientSeats { available },
-            ) => {
-                let replayable = self.of_key(partner, key).map_or(i64::MAX, |(_, life)| life.made);
-                versions.find(|version| {
-                    let levels = &self.free[*version as usize];
-                    // What is left between two bookings of the next version was left only if that
-                    // version was on its way.
-                    let there = if *version < newest { levels.len() } else { 1 };
-                    available < seats
-                        && levels[..there].contains(available)
-                        && *version < replayable
-                })
-            }
-            (Request::Cancel { id }, Answer::Cancelled) => {
-                self.lives.get(id)?.cancelled.filter(made_meanwhile)
-            }
-            (Request::Cancel { id }, Answer::ReservationNotFound) => versions.find(|version| {
-                let shown = self.lives.get(id).and_then(|life| life.at(*id, *version));
-                !shown.is_some_and(|shown| shown.active)
-            }),
-            (_, Answer::NothingHappened(_) | Answer::Unknown { .. }) => Some(oldest),
-            (Request::Reserve { .. }, Answer::Cancelled | Answer::ReservationNotFound)
-            | (
-                Request::Cancel { .. },
-                Answer::Reserved(_)
-                | Answer::Replayed(_)
-                | Answer::InsufficientSeats { .. }
-                | Answer::KeyReused,
-            ) => None,
-        }
-    }
-}
-
-impl Life {
-    fn as_made(&self, id: Uuid) -> Shown {
-        let (partner, seats) = (self.partner.clone(), self.seats);
-        Shown { id, partner, seats, active: true, version: self.made }
-    }
-
-    /// As it was at a version; `None` before it was made.
-    fn at(&self, id: Uuid, version: i64) -> Option<Shown> {
-        let made = (self.made <= version).then(|| self.as_made(id))?;
-        Some(match self.cancelled {
-            Some(cancelled) if cancelled <= version => {
-                Shown { active: false, version: cancelled, ..made }
-            }
-            Some(_) | None => made,
-        })
-    }
-
-    fn show(&self, id: Uuid) -> Shown {
-        self.at(id, i64::MAX).expect("it was made by then")
     }
 }

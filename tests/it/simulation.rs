@@ -16,13 +16,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ticketboss::batching::{Batching, Settings};
-use ticketboss::domain::{ChangeKind, EventId};
+use ticketboss::domain::EventId;
+use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::auditor::{Answer, Change, Final, Request, Version, audit};
-use crate::support::simulated::Database;
+use crate::auditor::{
+    Answer, Booking, Change, EventChange, Final, Item, Kind, Request, Start, Time, Version, audit,
+};
+use crate::support::simulated::{Database, Journalled};
 
 mod clients;
 mod dice;
@@ -30,7 +33,7 @@ mod network;
 mod server;
 mod trace;
 
-use clients::{Crowd, Habits, Replica, again, show};
+use clients::{Crowd, Habits, Replica, again, micros, sales, show};
 use dice::{Dice, new_id, seed_ids};
 use network::{Network, Remote, Weather};
 use server::Server;
@@ -38,6 +41,8 @@ use trace::{Trace, What};
 
 /// What a request is given.
 const TIMEOUT: Duration = Duration::from_secs(4);
+/// Of the database's clock, in microseconds.
+const SECOND: i64 = 1_000_000;
 /// A partner whose rows the database refuses.
 const CULPRIT: &str = "culprit";
 /// In every run of the tests.
@@ -65,7 +70,11 @@ fn no_seed_breaks_a_promise() {
         let (_, wrong) = run(*seed);
         assert!(wrong.is_empty(), "{}", report(*seed, &wrong));
     }
-    run_all(seeds);
+    let seen = run_all(seeds);
+    println!("answers: {seen:?}");
+    for answer in ANSWERS {
+        assert!(seen.contains_key(*answer), "no client was ever told {answer}");
+    }
 }
 
 #[test]
@@ -79,8 +88,36 @@ fn a_seed_replays_exactly() {
     }
 }
 
-/// On all cores, up to the first failure.
-fn run_all(seeds: std::ops::Range<u64>) {
+/// Each of them is given to somebody in a run of the tests.
+const ANSWERS: &[&str] = &[
+    "Reserved",
+    "Replayed",
+    "Altered",
+    "Unaltered",
+    "Cancelled",
+    "EventChanged",
+    "EventUnchanged",
+    "Swept",
+    "InsufficientSeats",
+    "SalesClosed(Paused",
+    "SalesClosed(Ended",
+    "ReservationNotFound",
+    "HoldExpired",
+    "NotActive(Cancelled",
+    "NotActive(Confirmed",
+    "CannotGrow",
+    "CapacityBelowSold",
+    "PreconditionFailed",
+    "KeyReused",
+    "NothingHappened(\"overloaded",
+    "NothingHappened(\"database_unavailable",
+    "NothingHappened(\"internal",
+    "Unknown",
+];
+
+/// On all cores, up to the first failure. How often each answer was given.
+fn run_all(seeds: std::ops::Range<u64>) -> BTreeMap<&'static str, usize> {
+    let seen = Mutex::new(BTreeMap::new());
     let next = AtomicU64::new(seeds.start);
     let failures = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -92,9 +129,12 @@ fn run_all(seeds: std::ops::Range<u64>) {
                     if seed >= seeds.end {
                         return;
                     }
-                    let wrong = match catch_unwind(AssertUnwindSafe(|| run(seed).1)) {
-                        Ok(wrong) if wrong.is_empty() => continue,
-                        Ok(wrong) => report(seed, &wrong),
+                    let wrong = match catch_unwind(AssertUnwindSafe(|| run(seed))) {
+                        Ok((trace, wrong)) if wrong.is_empty() => {
+                            count_answers(&trace, &mut seen.lock().expect("no panic"));
+                            continue;
+                        }
+                        Ok((_, wrong)) => report(seed, &wrong),
                         Err(_) => report(seed, &["it panicked; see above".to_owned()]),
                     };
                     failures.lock().expect("no panic under the lock").push(wrong);
@@ -105,6 +145,17 @@ fn run_all(seeds: std::ops::Range<u64>) {
     });
     let failures = failures.into_inner().expect("no panic under the lock");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    seen.into_inner().expect("no panic under the lock")
+}
+
+fn count_answers(trace: &Trace, seen: &mut BTreeMap<&'static str, usize>) {
+    for (_, what) in trace.lines() {
+        if let What::Answered(_, answer) = what {
+            let said = format!("{answer:?}");
+            let known = ANSWERS.iter().find(|known| said.starts_with(**known));
+            *seen.entry(known.unwrap_or(&"others")).or_default() += 1;
+        }
+    }
 }
 
 fn report(seed: u64, wrong: &[String]) -> String {
@@ -119,6 +170,8 @@ fn report(seed: u64, wrong: &[String]) -> String {
 /// one is the rule in another.
 struct Scenario {
     seats: i32,
+    /// When the event's sales end.
+    sales_end: Option<Time>,
     replicas: usize,
     clients: usize,
     calls: usize,
@@ -130,18 +183,27 @@ struct Scenario {
 impl Scenario {
     fn of(dice: &Dice) -> Self {
         let sometimes = |likely: f64| if dice.chance(0.5) { likely } else { 0.0 };
+        let seats = i32::try_from(dice.between(3, 40)).expect("few");
         Self {
-            seats: i32::try_from(dice.between(3, 40)).expect("few"),
+            seats,
+            sales_end: dice.chance(0.2).then(|| dice.between(1, 20_000) as i64 * SECOND / 1_000),
             replicas: dice.between(1, 4),
             clients: dice.between(2, 9),
             calls: dice.between(3, 14),
             habits: Habits {
-                cancels: if dice.chance(0.8) { 0.3 } else { 0.0 },
+                alters: if dice.chance(0.8) { 0.4 } else { 0.0 },
+                holds: if dice.chance(0.6) { 0.6 } else { 0.0 },
+                lingers: sometimes(0.15),
+                lists: sometimes(0.2),
+                conditions: sometimes(0.15),
+                operates: sometimes(0.05),
+                sweeps: sometimes(0.05),
                 keyed: if dice.chance(0.7) { 0.5 } else { 0.0 },
                 mixes_up: 0.1,
                 hangs_up: sometimes(0.1),
-                pause_max_ms: [0, 5, 50, 1_000][dice.between(0, 4)],
+                pause_max_ms: [0, 5, 50, 1_000, 6_000][dice.between(0, 5)],
                 seats_max: dice.between(1, 6),
+                seats_of_event: seats,
             },
             storm: Weather {
                 refused: sometimes(0.1),
@@ -176,6 +238,9 @@ async fn simulate(seed: u64) -> (Trace, Vec<String>) {
     let event = EventId::parse("hot").expect("a slug");
     let mut database = Database::with_seats(&event, scenario.seats);
     database.refused_partner = Some(CULPRIT);
+    database.event.sales_close_at = scenario
+        .sales_end
+        .map(|end| OffsetDateTime::UNIX_EPOCH + time::Duration::microseconds(end));
     let network = Arc::new(Network {
         server: Server::new(database),
         dice: dice.clone(),
@@ -201,7 +266,8 @@ async fn simulate(seed: u64) -> (Trace, Vec<String>) {
     disasters.await.expect("it ends");
     recover(&network, &crowd).await;
 
-    let wrong = audit(&crowd.calls(), &versions(&network), &what_is_there(&network));
+    let start = Start { seats: scenario.seats, sales_end: scenario.sales_end };
+    let wrong = audit(start, &crowd.calls(), &versions(&network), &what_is_there(&network));
     (trace, wrong)
 }
 
@@ -278,13 +344,18 @@ async fn recover(network: &Network, crowd: &Crowd) {
     let unsettled = crowd.calls().into_iter().map(|call| call.request);
     let keyed: BTreeMap<_, Request> = unsettled
         .filter_map(|request| match &request {
-            Request::Reserve { key: Some(key), partner, .. } if partner != CULPRIT => {
+            Request::Reserve(Booking { key: Some(key), partner, .. }) if partner != CULPRIT => {
                 Some(((partner.clone(), key.clone()), request))
             }
-            Request::Reserve { .. } | Request::Cancel { .. } => None,
+            _ => None,
         })
         .collect();
-    let probe = Request::Reserve { id: new_id(), partner: "abc-corp".into(), seats: 1, key: None };
+    let probe = Request::Reserve(Booking {
+        partner: "abc-corp".into(),
+        items: vec![Item { id: new_id(), seats: 1, hold: None }],
+        key: None,
+        at_version: None,
+    });
     for request in keyed.values().map(again).chain([probe]) {
         crowd.call(request, false).await;
         let calls = crowd.calls();
@@ -302,26 +373,24 @@ async fn recover(network: &Network, crowd: &Crowd) {
 
 /// The journal, as the auditor reads it.
 fn versions(network: &Network) -> Vec<Version> {
-    let journal = network.server.database().journal;
-    let version = |changes: Vec<_>| Version { changes };
-    let journal = journal.into_iter().map(|journalled| {
-        version(
-            journalled
-                .changes
-                .into_iter()
-                .map(|change| Change {
-                    cancels: match change.kind {
-                        ChangeKind::Reserved => false,
-                        _ => true,
-                    },
-                    id: change.id.0,
-                    partner: change.partner_id,
-                    seats: change.seats,
-                })
-                .collect(),
-        )
-    });
-    journal.collect()
+    let version = |journalled: Journalled| Version {
+        at: micros(journalled.at),
+        changes: journalled
+            .changes
+            .into_iter()
+            .map(|change| Change {
+                kind: Kind::of(change.kind as i16),
+                id: change.id.0,
+                partner: change.partner_id,
+                seats: change.seats,
+            })
+            .collect(),
+        event: journalled.event_change.map(|change| EventChange {
+            total: change.total_seats,
+            sales: change.status.map(sales),
+        }),
+    };
+    network.server.database().journal.into_iter().map(version).collect()
 }
 
 fn what_is_there(network: &Network) -> Final {
@@ -329,6 +398,7 @@ fn what_is_there(network: &Network) -> Final {
     Final {
         total_seats: database.event.total_seats,
         available_seats: database.event.available_seats,
+        held_seats: database.event.held_seats,
         reservation_count: database.event.reservation_count,
         version: database.event.version,
         reservations: database.reservations.values().map(show).collect(),

@@ -7,28 +7,39 @@ use serde_json::json;
 use crate::support::binary::{self, Binary};
 use crate::support::{TestDatabase, with_app};
 
-/// Three reservations of one event, one of them cancelled, one keyed, made by versions 1 to 4.
+/// Four reservations of one event: the first is cancelled (by version 4), the third keyed, the last
+/// a hold (5) that was shrunk (6). Version 7 gave the event two more seats.
 const SOUND: &str = "
 insert into events (id, name, initial_seats, total_seats, available_seats)
      values ('e', 'E', 10, 10, 10), ('other', 'Other', 10, 10, 10);
-update events set available_seats = 4, reservation_count = 2, version = 4 where id = 'e';
+update events set total_seats = 12, available_seats = 5, held_seats = 1, reservation_count = 2,
+                  version = 7 where id = 'e';
 insert into reservations (id, created_at, version, seats, event_id, partner_id, status,
-                          idempotency_key, request_fingerprint)
-     values ('00000000-0000-7000-8000-000000000001', now(), 4, 1, 'e', 'p', 'cancelled', null, null),
-            ('00000000-0000-7000-8000-000000000002', now(), 2, 2, 'e', 'p', 'confirmed', null, null),
-            ('00000000-0000-7000-8000-000000000003', now(), 3, 4, 'e', 'p', 'confirmed', 'k', 'f');
+                          idempotency_key, request_fingerprint, hold_expires_at)
+     values ('00000000-0000-7000-8000-000000000001', now(), 4, 1, 'e', 'p', 'cancelled',
+             null, null, null),
+            ('00000000-0000-7000-8000-000000000002', now(), 2, 2, 'e', 'p', 'confirmed',
+             null, null, null),
+            ('00000000-0000-7000-8000-000000000003', now(), 3, 4, 'e', 'p', 'confirmed',
+             'k', 'f', null),
+            ('00000000-0000-7000-8000-000000000004', now(), 6, 1, 'e', 'p', 'held',
+             null, null, now());
 insert into journal (event_id, version, at, batch_id, change_count,
                      kinds, reservation_ids, partner_ids, seats)
 select 'e', version, now(), gen_random_uuid(), 1, array[kind]::smallint[],
        array[('00000000-0000-7000-8000-00000000000' || id)::uuid], '{p}', array[seats]
-  from (values (1, 1, 1, 1), (2, 1, 2, 2), (3, 1, 3, 4), (4, 6, 1, 1)) as made (version, kind, id, seats);
+  from (values (1, 1, 1, 1), (2, 1, 2, 2), (3, 1, 3, 4), (4, 6, 1, 1), (5, 2, 4, 2), (6, 5, 4, 1))
+       as made (version, kind, id, seats);
+insert into journal (event_id, version, at, batch_id, change_count,
+                     kinds, reservation_ids, partner_ids, seats, event_change)
+values ('e', 7, now(), gen_random_uuid(), 0, '{}', '{}', '{}', '{}', '{\"totalSeats\": 12}');
 ";
 
 /// Damage, by what it is. Each is seen by `verify`, and, but for an event that is gone, by the
 /// statement of the tests, too.
 const DAMAGE: &[(&str, &str)] = &[
-    ("a seat is stranded", "update events set available_seats = 3 where id = 'e'"),
-    ("a seat is there twice", "update events set available_seats = 5 where id = 'e'"),
+    ("a seat is stranded", "update events set available_seats = 4 where id = 'e'"),
+    ("a seat is there twice", "update events set available_seats = 6 where id = 'e'"),
     (
         "seats are sold that are not there",
         "alter table events drop constraint events_available_seats_not_negative;
@@ -37,13 +48,13 @@ const DAMAGE: &[(&str, &str)] = &[
     ("the count is off", "update events set reservation_count = 3 where id = 'e'"),
     ("a version is missing", "delete from journal where version = 2"),
     ("the first version is missing", "delete from journal where version = 1"),
-    ("the last version is missing", "delete from journal where version = 4"),
-    ("the event is behind its journal", "update events set version = 3 where id = 'e'"),
+    ("the last version is missing", "delete from journal where version = 7"),
+    ("the event is behind its journal", "update events set version = 6 where id = 'e'"),
     (
         "the journal is ahead of the event",
         "insert into journal (event_id, version, at, batch_id, change_count,
                               kinds, reservation_ids, partner_ids, seats, event_change)
-         values ('e', 5, now(), gen_random_uuid(), 0, '{}', '{}', '{}', '{}', '{}')",
+         values ('e', 8, now(), gen_random_uuid(), 0, '{}', '{}', '{}', '{}', '{}')",
     ),
     ("the event is gone", "delete from events where id = 'e'"),
     ("a reservation is missing", "delete from reservations where version = 2"),
@@ -59,12 +70,27 @@ const DAMAGE: &[(&str, &str)] = &[
     ),
     ("a cancel was not done", "update reservations set status = 'confirmed' where version = 4"),
     ("a cancel was done twice", "
-        update events set available_seats = 5, version = 5 where id = 'e';
+        update events set available_seats = 6, version = 8 where id = 'e';
         insert into journal (event_id, version, at, batch_id, change_count,
                              kinds, reservation_ids, partner_ids, seats)
-        values ('e', 5, now(), gen_random_uuid(), 1, '{6}',
+        values ('e', 8, now(), gen_random_uuid(), 1, '{6}',
                 '{00000000-0000-7000-8000-000000000001}', '{p}', '{1}');
-        update reservations set version = 5 where version = 4"),
+        update reservations set version = 8 where version = 4"),
+    ("the held seats are off", "update events set held_seats = 0 where id = 'e'"),
+    ("a part was not given back", "update reservations set seats = 2 where version = 6"),
+    (
+        "an expired hold was not journalled",
+        "update reservations set status = 'expired' where version = 6;
+         update events set held_seats = 0, available_seats = 6 where id = 'e'",
+    ),
+    (
+        "the event has seats that nobody gave it",
+        "update events set total_seats = 13, available_seats = 6 where id = 'e'",
+    ),
+    (
+        "a change of the event was not done",
+        "update events set total_seats = 10, available_seats = 3 where id = 'e'",
+    ),
     ("a cancel was not journalled", "update reservations set status = 'cancelled' where version = 2"),
     ("a reservation is at another version", "update reservations set version = 1 where version = 2"),
     ("a reservation has other seats", "update reservations set seats = 3 where version = 2"),
@@ -142,13 +168,13 @@ async fn the_command_says_what_is_wrong() {
         let output = command.output().await.expect("it runs");
         (output.status.code(), String::from_utf8(output.stdout).expect("text"))
     };
-    let fine = "2 events, 4 versions, 3 reservations: nothing is wrong\n";
+    let fine = "2 events, 7 versions, 4 reservations: nothing is wrong\n";
     assert_eq!(verify().await, (Some(0), fine.into()));
 
-    database.execute("update events set available_seats = 3 where id = 'e'").await;
+    database.execute("update events set available_seats = 4 where id = 'e'").await;
     let said = "event e: 3 available + 6 owned <> 10 in total\n\
                 event e: replaying its journal leaves 4 seats available, not 3\n\
-                2 events, 4 versions, 3 reservations: 2 problems\n";
+                2 events, 7 versions, 4 reservations: 2 problems\n";
     assert_eq!(verify().await, (Some(1), said.into()));
 
     database.execute("drop table journal").await;

@@ -2,55 +2,120 @@
 
 use super::*;
 
-/// A run in which all is well: 3 seats, and what was told of them.
+/// A run in which all is well: 6 seats, later 4, and what was told of them.
 struct Run {
+    start: Start,
     calls: Vec<Call>,
     versions: Vec<Version>,
     found: Final,
 }
 
 const FIRST: Uuid = Uuid::from_u128(1);
-const SECOND: Uuid = Uuid::from_u128(2);
-const REFUSED: Uuid = Uuid::from_u128(3);
-const RETRY: Uuid = Uuid::from_u128(4);
+const HELD: Uuid = Uuid::from_u128(2);
+const SECOND: Uuid = Uuid::from_u128(3);
+const REFUSED: Uuid = Uuid::from_u128(4);
+const RETRY: Uuid = Uuid::from_u128(5);
 const PARTNER: &str = "abc-corp";
+/// When the hold ends, after it was extended.
+const END: Time = 130;
 
-fn reserve(id: Uuid, seats: i32, key: Option<&str>) -> Request {
-    Request::Reserve { id, partner: PARTNER.to_owned(), seats, key: key.map(str::to_owned) }
+fn item(id: Uuid, seats: i32, hold: Option<Time>) -> Item {
+    Item { id, seats, hold }
 }
 
-fn shown(id: Uuid, seats: i32, active: bool, version: i64) -> Shown {
-    Shown { id, partner: PARTNER.to_owned(), seats, active, version }
+fn reserve(items: Vec<Item>, key: Option<&str>) -> Request {
+    let (partner, key) = (PARTNER.to_owned(), key.map(str::to_owned));
+    Request::Reserve(Booking { partner, items, key, at_version: None })
 }
 
-fn change(cancels: bool, id: Uuid, seats: i32) -> Change {
-    Change { cancels, id, partner: PARTNER.to_owned(), seats }
+fn one(id: Uuid, seats: i32, key: Option<&str>) -> Request {
+    reserve(vec![item(id, seats, None)], key)
 }
+
+fn alter(id: Uuid, action: Action) -> Request {
+    Request::Alter { id, action, at_version: None }
+}
+
+fn resize(total: i32) -> Request {
+    Request::ChangeEvent { total: Some(total), sales: None, at_version: None }
+}
+
+fn shown(id: Uuid, seats: i32, status: Status, version: i64) -> Shown {
+    Shown { id, partner: PARTNER.to_owned(), seats, status, expires: None, version }
+}
+
+fn held(status: Status, expires: Time, version: i64) -> Shown {
+    Shown { expires: Some(expires), ..shown(HELD, 1, status, version) }
+}
+
+fn version(at: Time, changes: &[(Kind, Uuid, i32)]) -> Version {
+    let change = |(kind, id, seats): &(Kind, Uuid, i32)| Change {
+        kind: *kind,
+        id: *id,
+        partner: PARTNER.to_owned(),
+        seats: *seats,
+    };
+    Version { at, changes: changes.iter().map(change).collect(), event: None }
+}
+
+/// By position in [`run`].
+const BOOKS: usize = 0;
+const EXTENDS: usize = 2;
+const CANCELS: usize = 3;
+const RESIZES: usize = 4;
+const TOO_MANY: usize = 5;
+const BOOKS_ALL: usize = 6;
+const CONFIRMS: usize = 7;
+const REPLAYS: usize = 8;
 
 fn run() -> Run {
+    use Status::{Cancelled, Confirmed, Expired, Held};
+    let event = ShownEvent { total: 4, available: 3, sales: Sales::On, version: 5 };
     let calls = vec![
-        (0, 1, reserve(FIRST, 2, Some("order-1")), Answer::Reserved(shown(FIRST, 2, true, 1))),
-        (2, 4, reserve(SECOND, 1, None), Answer::Reserved(shown(SECOND, 1, true, 2))),
-        (3, 5, Request::Cancel { id: FIRST }, Answer::Cancelled),
-        (6, 7, reserve(REFUSED, 3, None), Answer::InsufficientSeats { available: 2 }),
-        (8, 9, reserve(RETRY, 2, Some("order-1")), { Answer::Replayed(shown(FIRST, 2, false, 3)) }),
+        (10, one(FIRST, 2, Some("order-1")), Answer::Reserved(vec![shown(FIRST, 2, Confirmed, 1)])),
+        (20, reserve(vec![item(HELD, 1, Some(90))], None), {
+            Answer::Reserved(vec![held(Held, 110, 2)])
+        }),
+        (30, alter(HELD, Action::Extend(100)), Answer::Altered(held(Held, END, 3))),
+        (40, alter(FIRST, Action::Cancel), Answer::Cancelled),
+        (50, resize(4), Answer::EventChanged(event)),
+        (60, one(REFUSED, 4, None), Answer::InsufficientSeats { available: 3 }),
+        (140, one(SECOND, 4, None), Answer::Reserved(vec![shown(SECOND, 4, Confirmed, 6)])),
+        (150, alter(HELD, Action::Confirm), Answer::HoldExpired),
+        (160, one(RETRY, 2, Some("order-1")), {
+            Answer::Replayed(vec![shown(FIRST, 2, Cancelled, 4)])
+        }),
     ];
-    let call =
-        |(called, at, request, answer)| Call { called, answered: Some((at, answer)), request };
-    let version = |change| Version { changes: vec![change] };
+    let call = |(number, (at, request, answer)): (usize, (Time, Request, Answer))| Call {
+        called: 2 * number,
+        answered: Some((2 * number + 1, answer)),
+        request,
+        between: (at - 1, at + 1),
+    };
+    let mut versions = vec![
+        version(10, &[(Kind::Reserved, FIRST, 2)]),
+        version(20, &[(Kind::Held, HELD, 1)]),
+        version(30, &[(Kind::Extended, HELD, 1)]),
+        version(40, &[(Kind::Cancelled, FIRST, 2)]),
+        version(50, &[]),
+        version(140, &[(Kind::Expired, HELD, 1), (Kind::Reserved, SECOND, 4)]),
+    ];
+    versions[4].event = Some(EventChange { total: Some(4), sales: None });
     Run {
-        calls: calls.into_iter().map(call).collect(),
-        versions: vec![
-            version(change(false, FIRST, 2)),
-            version(change(false, SECOND, 1)),
-            version(change(true, FIRST, 2)),
-        ],
+        start: Start { seats: 6, sales_end: None },
+        calls: calls.into_iter().enumerate().map(call).collect(),
+        versions,
         found: Final {
-            total_seats: 3,
-            available_seats: 2,
+            total_seats: 4,
+            available_seats: 0,
+            held_seats: 0,
             reservation_count: 1,
-            version: 3,
-            reservations: vec![shown(FIRST, 2, false, 3), shown(SECOND, 1, true, 2)],
+            version: 6,
+            reservations: vec![
+                shown(FIRST, 2, Cancelled, 4),
+                held(Expired, END, 6),
+                shown(SECOND, 4, Confirmed, 6),
+            ],
         },
     }
 }
@@ -59,76 +124,152 @@ fn told(run: &mut Run, call: usize, answer: Answer) {
     run.calls[call].answered.as_mut().expect("it was").1 = answer;
 }
 
-#[test]
-fn sees_nothing_wrong_where_nothing_is() {
-    let Run { calls, versions, found } = run();
-    assert_eq!(audit(&calls, &versions, &found), Vec::<String>::new());
+fn wrong(run: &Run) -> Vec<String> {
+    audit(run.start, &run.calls, &run.versions, &run.found)
 }
 
 #[test]
+fn sees_nothing_wrong_where_nothing_is() {
+    assert_eq!(wrong(&run()), Vec::<String>::new());
+}
+
+type Lie = (&'static str, fn(&mut Run));
+
+const LIES_OF_BOOKINGS: &[Lie] = &[
+    ("a seat is sold twice", |run| {
+        run.versions[5].changes.remove(0);
+        run.found.held_seats = 1;
+        run.found.reservations[1] = held(Status::Held, END, 3);
+        run.found.available_seats = -1;
+    }),
+    ("an acknowledged booking is lost", |run| {
+        run.versions[5].changes.pop();
+        run.found.reservations.pop();
+        (run.found.available_seats, run.found.reservation_count) = (4, 0);
+    }),
+    ("seats are given back twice", |run| {
+        run.versions.push(version(150, &[(Kind::Cancelled, FIRST, 2)]));
+        (run.found.available_seats, run.found.version) = (2, 7);
+    }),
+    ("the table and the journal differ", |run| run.found.reservations[2].seats = 3),
+    ("the counter is off", |run| run.found.available_seats = 1),
+    ("nobody asked for it", |run| run.calls.truncate(1)),
+    ("a refusal left something behind", |run| {
+        told(run, BOOKS_ALL, Answer::InsufficientSeats { available: 3 });
+    }),
+    ("a 503 that did something", |run| {
+        told(run, BOOKS_ALL, Answer::NothingHappened("overloaded"));
+    }),
+    ("sold out, and it never was", |run| {
+        told(run, TOO_MANY, Answer::InsufficientSeats { available: 2 });
+    }),
+    ("sold out, where there was enough", |run| {
+        run.calls[TOO_MANY].request = one(REFUSED, 3, None);
+    }),
+    ("cancelled by two", |run| run.calls.push(run.calls[CANCELS].clone())),
+    ("not there to be cancelled, and it is", |run| {
+        run.calls[CONFIRMS].request = alter(SECOND, Action::Cancel);
+        told(run, CONFIRMS, Answer::ReservationNotFound);
+    }),
+    ("made before it was asked for", |run| {
+        run.calls[BOOKS].called = 20;
+        run.calls[BOOKS].answered.as_mut().expect("it was").0 = 21;
+    }),
+    ("shown otherwise than it is", |run| {
+        told(run, BOOKS_ALL, Answer::Reserved(vec![shown(SECOND, 3, Status::Confirmed, 6)]));
+    }),
+    ("a replay of what is no longer so", |run| {
+        told(run, REPLAYS, Answer::Replayed(vec![shown(FIRST, 2, Status::Confirmed, 1)]));
+    }),
+    ("a replay under another key", |run| {
+        run.calls[REPLAYS].request = one(RETRY, 2, Some("order-2"));
+    }),
+    ("refused, and the key is known", |run| {
+        run.calls[TOO_MANY].request = one(REFUSED, 4, Some("order-1"));
+    }),
+    ("a mix-up where there is none", |run| told(run, REPLAYS, Answer::KeyReused)),
+    ("two of one key", |run| {
+        run.calls[BOOKS_ALL].request = one(SECOND, 4, Some("order-1"));
+    }),
+    ("unknown at another version", |run| {
+        told(run, BOOKS_ALL, Answer::Unknown { id: Some(SECOND), base_version: Some(3) });
+    }),
+    ("a part of what was asked for", |run| {
+        let items = vec![item(SECOND, 4, None), item(REFUSED, 1, None)];
+        run.calls[BOOKS_ALL].request = reserve(items, None);
+    }),
+];
+
+const LIES_OF_HOLDS: &[Lie] = &[
+    ("a hold is expired before its end", |run| run.versions[5].at = END - 1),
+    ("a hold lasts longer than was asked for", |run| {
+        told(run, EXTENDS, Answer::Altered(held(Status::Held, END + 1, 3)));
+    }),
+    ("a hold is extended past its end", |run| {
+        for version in &mut run.versions[2..5] {
+            version.at += 80;
+        }
+    }),
+    ("time runs backwards", |run| run.versions[1].at = 9),
+    ("expired, and it is not", |run| {
+        run.calls[CONFIRMS].request = alter(SECOND, Action::Confirm);
+    }),
+    ("confirmed, and it is not", |run| {
+        told(run, CONFIRMS, Answer::Altered(held(Status::Confirmed, END, 6)));
+    }),
+    ("an extension that nobody asked for", |run| {
+        run.calls[EXTENDS].request = alter(HELD, Action::Confirm);
+    }),
+    ("sold out, where a hold was over", |run| {
+        run.calls[TOO_MANY].between = (END + 1, END + 3);
+    }),
+    ("available are those of a hold that is not over", |run| {
+        told(run, TOO_MANY, Answer::InsufficientSeats { available: 4 });
+    }),
+    ("the held seats are off", |run| run.found.held_seats = 1),
+    ("a reservation is not active, and it is", |run| {
+        told(run, CONFIRMS, Answer::NotActive(Status::Cancelled));
+    }),
+];
+
+const LIES_OF_EVENTS: &[Lie] = &[
+    ("two at one version", |run| {
+        let at_version = Some(0);
+        let Request::Reserve(first) = &mut run.calls[BOOKS].request else { unreachable!() };
+        first.at_version = at_version;
+        let Request::Reserve(other) = &mut run.calls[1].request else { unreachable!() };
+        other.at_version = at_version;
+    }),
+    ("a version that it is not at", |run| {
+        told(run, TOO_MANY, Answer::PreconditionFailed { version: 5 });
+    }),
+    ("the event has other seats than it was given", |run| {
+        run.calls[RESIZES].request = resize(5);
+    }),
+    ("nobody changed the event", |run| {
+        run.calls[RESIZES].request = Request::Sweep;
+        told(run, RESIZES, Answer::Swept);
+    }),
+    ("fewer seats than are taken", |run| {
+        run.versions[4].event = Some(EventChange { total: Some(0), sales: None });
+    }),
+    ("capacity below what is sold, and it is not", |run| {
+        told(run, RESIZES, Answer::CapacityBelowSold { taken: 2 });
+    }),
+    ("closed, and it is on sale", |run| {
+        told(run, TOO_MANY, Answer::SalesClosed(Sales::Ended));
+    }),
+    ("sold after the end of the sales", |run| run.start.sales_end = Some(140)),
+    ("sales end before their end", |run| {
+        run.versions[4].event = Some(EventChange { total: Some(4), sales: Some(Sales::Ended) });
+    }),
+];
+
+#[test]
 fn sees_each_broken_promise() {
-    type Lie = (&'static str, fn(&mut Run));
-    let lies: &[Lie] = &[
-        ("a seat is sold twice", |run| run.found.total_seats = 2),
-        ("an acknowledged booking is lost", |run| {
-            run.versions.remove(1);
-            run.found.reservations = vec![shown(FIRST, 2, false, 2)];
-            run.found.available_seats = 3;
-            (run.found.reservation_count, run.found.version) = (0, 2);
-        }),
-        ("seats are given back twice", |run| {
-            run.versions.push(Version { changes: vec![change(true, FIRST, 2)] });
-            (run.found.available_seats, run.found.version) = (4, 4);
-        }),
-        ("the table and the journal differ", |run| run.found.reservations[1].seats = 2),
-        ("the counter is off", |run| run.found.available_seats = 1),
-        ("nobody asked for it", |run| run.calls.truncate(1)),
-        ("a refusal left something behind", |run| {
-            told(run, 1, Answer::InsufficientSeats { available: 0 });
-        }),
-        ("a 503 that did something", |run| {
-            told(run, 1, Answer::NothingHappened("overloaded"));
-        }),
-        ("sold out, and it never was", |run| {
-            told(run, 3, Answer::InsufficientSeats { available: 1 });
-        }),
-        ("sold out, and it is not any more", |run| {
-            told(run, 3, Answer::InsufficientSeats { available: 0 });
-        }),
-        ("sold out, where there was enough", |run| {
-            run.calls[3].request = reserve(REFUSED, 2, None);
-        }),
-        ("cancelled by two", |run| run.calls.push(run.calls[2].clone())),
-        ("not there to be cancelled, and it is", |run| {
-            run.calls[3].request = Request::Cancel { id: SECOND };
-            told(run, 3, Answer::ReservationNotFound);
-        }),
-        ("made before it was asked for", |run| {
-            run.calls[1].called = 10;
-            run.calls[1].answered.as_mut().expect("it was").0 = 11;
-        }),
-        ("shown otherwise than it is", |run| {
-            told(run, 1, Answer::Reserved(shown(SECOND, 2, true, 2)));
-        }),
-        ("a replay of what is no longer so", |run| {
-            told(run, 4, Answer::Replayed(shown(FIRST, 2, true, 1)));
-        }),
-        ("a replay under another key", |run| {
-            run.calls[4].request = reserve(RETRY, 2, Some("order-2"));
-        }),
-        ("refused, and the key is known", |run| {
-            run.calls[3].request = reserve(REFUSED, 3, Some("order-1"));
-        }),
-        ("a mix-up where there is none", |run| told(run, 4, Answer::KeyReused)),
-        ("two of one key", |run| run.calls[1].request = reserve(SECOND, 1, Some("order-1"))),
-        ("unknown at another version", |run| {
-            told(run, 1, Answer::Unknown { id: SECOND, base_version: Some(0) });
-        }),
-    ];
-    for (lie, tell) in lies {
+    for (lie, tell) in [LIES_OF_BOOKINGS, LIES_OF_HOLDS, LIES_OF_EVENTS].concat() {
         let mut run = run();
         tell(&mut run);
-        let wrong = audit(&run.calls, &run.versions, &run.found);
-        assert!(!wrong.is_empty(), "not seen: {lie}");
+        assert!(!wrong(&run).is_empty(), "not seen: {lie}");
     }
 }

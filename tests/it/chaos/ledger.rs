@@ -14,7 +14,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::auditor::{Answer, Call, Change, Final, Request, Shown, Version, audit};
+use crate::auditor::{
+    Action, Answer, Booking, Call, Change, Final, Item, Kind, Request, Shown, Start, Status, Time,
+    Version, audit,
+};
 use crate::support::DEFAULT_EVENT;
 
 /// Far above what the service is given.
@@ -66,13 +69,17 @@ impl Ledger {
     pub fn begin(&self, wanted: &Wanted) -> usize {
         let request = match wanted.clone() {
             Wanted::Reserve { partner, seats, key } => {
-                Request::Reserve { id: Uuid::nil(), partner, seats, key }
+                let items = vec![Item { id: Uuid::nil(), seats, hold: None }];
+                Request::Reserve(Booking { partner, items, key, at_version: None })
             }
-            Wanted::Cancel(id) => Request::Cancel { id },
+            Wanted::Cancel(id) => Request::Alter { id, action: Action::Cancel, at_version: None },
         };
         let mut entries = self.entries();
         let called = self.moment.fetch_add(1, Ordering::SeqCst);
-        entries.push(Entry { call: Call { called, answered: None, request }, body: None });
+        // Nothing is held: what the clocks say does not matter.
+        let between = (Time::MIN, Time::MAX);
+        let call = Call { called, answered: None, request, between };
+        entries.push(Entry { call, body: None });
         entries.len() - 1
     }
 
@@ -100,7 +107,9 @@ impl Ledger {
     pub fn unsettled(&self) -> Vec<Wanted> {
         let mut open = HashMap::new();
         for Entry { call, .. } in self.entries().iter() {
-            if let Request::Reserve { partner, seats, key: Some(key), .. } = &call.request {
+            if let Request::Reserve(Booking { partner, items, key: Some(key), .. }) = &call.request
+            {
+                let seats = &items[0].seats;
                 match &call.answered {
                     None | Some((_, Answer::Unknown { .. })) => {
                         let (partner, key) = (partner.clone(), Some(key.clone()));
@@ -158,7 +167,8 @@ impl Ledger {
             }
         }
         let calls = with_ids(entries.into_iter().map(|entry| entry.call).collect(), &found);
-        wrong.extend(audit(&calls, &versions, &found));
+        let start = Start { seats: found.total_seats, sales_end: None };
+        wrong.extend(audit(start, &calls, &versions, &found));
         wrong
     }
 
@@ -168,7 +178,7 @@ impl Ledger {
         let is_there = |id: &Uuid| found.reservations.iter().any(|made| made.id == *id);
         let entries = self.entries();
         let granted = entries.iter().filter_map(|entry| match &entry.call.answered {
-            Some((_, Answer::Reserved(shown))) => Some(shown.id),
+            Some((_, Answer::Reserved(shown))) => Some(shown[0].id),
             Some(_) | None => None,
         });
         granted.filter(|id| !is_there(id)).count()
@@ -222,9 +232,11 @@ fn read(status: StatusCode, replayed: bool, body: Value) -> (Answer, Option<Valu
                 id: id(&body),
                 partner: body["partnerId"].as_str().expect("a text").to_owned(),
                 seats: i32::try_from(body["seats"].as_i64().expect("a number")).expect("few"),
-                active: body["status"] == "confirmed",
+                status: Status::parse(body["status"].as_str().expect("a text")),
+                expires: None,
                 version: body["version"].as_i64().expect("a number"),
             };
+            let shown = vec![shown];
             let answer = if replayed { Answer::Replayed(shown) } else { Answer::Reserved(shown) };
             return (answer, Some(body));
         }
@@ -239,7 +251,7 @@ fn read(status: StatusCode, replayed: bool, body: Value) -> (Answer, Option<Valu
         (503, "overloaded") => Answer::NothingHappened("overloaded"),
         (503, "database_unavailable") => Answer::NothingHappened("database_unavailable"),
         (503, "outcome_unknown") => {
-            Answer::Unknown { id: id(&body), base_version: body["version"].as_i64() }
+            Answer::Unknown { id: Some(id(&body)), base_version: body["version"].as_i64() }
         }
         _ => panic!("no answer of the contract: {status} {body}"),
     };
@@ -252,29 +264,29 @@ fn read(status: StatusCode, replayed: bool, body: Value) -> (Answer, Option<Valu
 fn with_ids(mut calls: Vec<Call>, found: &Final) -> Vec<Call> {
     let mut of_partner: HashMap<String, Vec<usize>> = HashMap::new();
     for (number, call) in calls.iter_mut().enumerate() {
-        if let Request::Reserve { id, partner, .. } = &mut call.request {
-            *id = match &call.answered {
-                Some((_, Answer::Reserved(Shown { id, .. }))) => *id,
+        if let Request::Reserve(booking) = &mut call.request {
+            booking.items[0].id = match &call.answered {
+                Some((_, Answer::Reserved(shown))) => shown[0].id,
                 _ => Uuid::new_v4(),
             };
-            of_partner.entry(partner.clone()).or_default().push(number);
+            of_partner.entry(booking.partner.clone()).or_default().push(number);
         }
     }
     for made in &found.reservations {
         let numbers = of_partner.get(&made.partner).map_or(&[][..], Vec::as_slice);
         let fits = |rank: u8| {
             numbers.iter().find(|number| match &calls[**number].answered {
-                Some((_, Answer::Reserved(shown))) => rank == 0 && shown.id == made.id,
-                Some((_, Answer::Unknown { id, .. })) => rank == 1 && *id == made.id,
+                Some((_, Answer::Reserved(shown))) => rank == 0 && shown[0].id == made.id,
+                Some((_, Answer::Unknown { id, .. })) => rank == 1 && *id == Some(made.id),
                 None => rank == 1,
                 Some(_) => rank == 2,
             })
         };
         let fit = (0..=2).find_map(fits).copied();
         if let Some(number) = fit
-            && let Request::Reserve { id, .. } = &mut calls[number].request
+            && let Request::Reserve(booking) = &mut calls[number].request
         {
-            *id = made.id;
+            booking.items[0].id = made.id;
         }
     }
     calls
@@ -297,18 +309,17 @@ async fn versions(connection: &mut PgConnection) -> Vec<Version> {
         let (version, kinds, ids, partners, seats) = row;
         assert_eq!(version, expected, "a version is missing");
         let changes = kinds.into_iter().zip(ids).zip(partners).zip(seats);
-        let change = |(((kind, id), partner), seats)| {
-            assert!([1, 6].contains(&kind), "kind {kind}");
-            Change { cancels: kind == 6, id, partner, seats }
-        };
-        Version { changes: changes.map(change).collect() }
+        let change =
+            |(((kind, id), partner), seats)| Change { kind: Kind::of(kind), id, partner, seats };
+        Version { at: 0, changes: changes.map(change).collect(), event: None }
     };
     (1..).zip(rows).map(version).collect()
 }
 
 async fn found(connection: &mut PgConnection) -> Final {
-    let (total_seats, available_seats, reservation_count, version) = sqlx::query_as(
-        "select total_seats, available_seats, reservation_count, version from events where id = $1",
+    let (total_seats, available_seats, held_seats, reservation_count, version) = sqlx::query_as(
+        "select total_seats, available_seats, held_seats, reservation_count, version
+           from events where id = $1",
     )
     .bind(DEFAULT_EVENT)
     .fetch_one(&mut *connection)
@@ -325,9 +336,10 @@ async fn found(connection: &mut PgConnection) -> Final {
         id,
         partner,
         seats,
-        active: status == "confirmed",
+        status: Status::parse(&status),
+        expires: None,
         version,
     };
     let reservations = rows.into_iter().map(show).collect();
-    Final { total_seats, available_seats, reservation_count, version, reservations }
+    Final { total_seats, available_seats, held_seats, reservation_count, version, reservations }
 }

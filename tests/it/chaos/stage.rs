@@ -231,9 +231,9 @@ async fn customer(
         };
         let answer = ledger.call(&client, &base, &wanted, patience).await;
         match answer {
-            Some(Answer::Reserved(shown)) => made.push(shown.id),
+            Some(Answer::Reserved(shown)) => made.push(shown[0].id),
             // Unknown: what it may have made is cancelled later, or settled by its key.
-            Some(Answer::Unknown { id, .. }) => made.push(id),
+            Some(Answer::Unknown { id, .. }) => made.extend(id),
             Some(Answer::NothingHappened(_)) | None => {
                 // Nobody calls a service that is away as fast as it can refuse.
                 sleep(Duration::from_millis(10)).await;

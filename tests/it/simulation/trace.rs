@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::network::Fate;
-use crate::auditor::{Answer, Request};
+use crate::auditor::{Answer, Request, Time};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
@@ -43,6 +43,11 @@ impl Trace {
     /// How much has happened: a clock that two events never read alike.
     pub fn len(&self) -> usize {
         self.locked(|lines| lines.len())
+    }
+
+    /// The time since the run began, which is what the server's clock shows.
+    pub fn micros(&self) -> Time {
+        i64::try_from(self.started.elapsed().as_micros()).expect("a run is short")
     }
 
     pub fn lines(&self) -> Vec<(Duration, What)> {

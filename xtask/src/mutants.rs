@@ -15,7 +15,7 @@ use crate::{page, succeed};
 
 mod rules;
 
-use rules::{RULES, Rule};
+use rules::Rule;
 
 /// Far above what the tests take. A mutant that makes them wait for ever is noticed, too.
 const TESTS_MAX: Duration = Duration::from_secs(300);
@@ -35,14 +35,14 @@ pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<d
         .is_empty()
         .then_some(())
         .ok_or("the tests fail before anything is broken")?;
-    let known = |word: &&&str| !RULES.iter().any(|rule| rule.name.contains(**word));
+    let known = |word: &&&str| !rules::all().any(|rule| rule.name.contains(**word));
     if let Some(word) = words.iter().find(known) {
         return Err(format!("no rule has {word:?} in its name").into());
     }
     let mut table = String::from("| broken rule | noticed by |\n|---|---|\n");
     let mut missed = Vec::new();
     let wanted = |rule: &&Rule| words.is_empty() || words.iter().any(|w| rule.name.contains(w));
-    let rules: Vec<&Rule> = RULES.iter().filter(wanted).collect();
+    let rules: Vec<&Rule> = rules::all().filter(wanted).collect();
     for rule in &rules {
         let noticed = work.break_and_test(rule)?;
         println!(

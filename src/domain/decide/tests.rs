@@ -361,7 +361,9 @@ fn holds_past_their_time_make_room_oldest_first() {
     assert_eq!(written(&decision), "Expired:2 Reserved:1000001 Expired:1 Held:1000002");
     // Together they do not do, and nobody is told of the clock: nothing is written.
     assert!(!check(1, &held, &[reserve(1, 7, None)], "short:6", 0).writes());
-    assert_eq!(written(&check(1, &held, &[Command::Sweep], "swept", -5)), "Expired:2 Expired:1");
+    let swept = check(1, &held, &[Command::Sweep], "swept", -5);
+    assert_eq!(written(&swept), "Expired:2 Expired:1");
+    assert!(swept.verdicts[0].needs_a_read(), "what is remembered has no holds");
 }
 
 #[test]

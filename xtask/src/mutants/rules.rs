@@ -1,5 +1,7 @@
 //! The rules that a batch keeps, each with the edit that breaks it.
 
+mod holds;
+
 /// One rule, named by what is wrong once it is broken.
 pub struct Rule {
     pub name: &'static str,
@@ -10,6 +12,10 @@ pub struct Rule {
 }
 
 const DECIDE: &str = "src/domain/decide.rs";
+const ALTER: &str = "src/domain/decide/alter.rs";
+const EVENT: &str = "src/domain/decide/event.rs";
+const DECISION: &str = "src/domain/decision.rs";
+const RESERVATION: &str = "src/domain/reservation.rs";
 const BATCHER: &str = "src/batching/batcher.rs";
 const SETTLE: &str = "src/batching/settle.rs";
 const BATCHING: &str = "src/batching.rs";
@@ -32,14 +38,19 @@ const fn sql(
     Rule { name, edits, in_sql: true }
 }
 
-pub const RULES: &[Rule] = &[
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Rule> {
+    RULES.iter().chain(holds::RULES)
+}
+
+const RULES: &[Rule] = &[
     // Decisions
     rule(
         "seats freed in a batch are sold in it",
         &[(
-            DECIDE,
-            "self.freed_seats += made.seats;",
-            "self.freed_seats += 0; self.available_seats += made.seats;",
+            ALTER,
+            "self.freed_seats += found.seats;",
+            "self.freed_seats += 0; self.available_seats += found.seats;",
         )],
     ),
     rule(
@@ -54,10 +65,9 @@ pub const RULES: &[Rule] = &[
         "the seats are looked at before the key",
         &[(
             DECIDE,
-            "        if let Some(key) = &reserve.key {\n            if let Some(made)",
+            "        if let Some(key) = &reserve.key {\n            let made",
             "        if let Some(key) = &reserve.key\n            \
-             && reserve.seats.get() <= self.available_seats\n        {\n            \
-             if let Some(made)",
+             && reserve.seats() <= self.available_seats\n        {\n            let made",
         )],
     ),
     rule(
@@ -70,15 +80,23 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "a key stands for any request",
-        &[(DECIDE, "made.keyed == keyed)", "made.keyed.is_some())")],
+        &[(DECIDE, "first.keyed == keyed)", "first.keyed.is_some())")],
     ),
     rule(
         "a second cancel of a batch is granted, too",
-        &[(DECIDE, "        self.altered.insert(id);\n", "")],
+        &[(ALTER, "if self.altered.contains(id) {", "if self.altered.len() > 1_000 {")],
     ),
     rule(
         "a cancelled reservation is cancelled again",
-        &[(DECIDE, ".filter(|made| made.status.owns_seats())", ".filter(|_| true)")],
+        &[
+            (ALTER, "(Status::Held | Status::Confirmed, Action::Cancel)", "(_, Action::Cancel)"),
+            (
+                ALTER,
+                "            (Status::Cancelled | Status::Expired, Action::Cancel) => {\n                \
+             Verdict::Refused(Refusal::ReservationNotFound)\n            }\n",
+                "",
+            ),
+        ],
     ),
     // The batcher
     rule(
@@ -95,7 +113,7 @@ pub const RULES: &[Rule] = &[
         "a refusal rests on remembered state",
         &[(
             BATCHER,
-            "if !decision.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Refused(_))) {",
+            "if !decision.verdicts.iter().any(Verdict::needs_a_read) {",
             "if !decision.verdicts.is_empty() {",
         )],
     ),
@@ -109,7 +127,7 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "a replay does not wait for a commit that succeeds",
-        &[(BATCHER, "if replays && let Err", "if replays && self.limit == 0 && let Err")],
+        &[(BATCHER, "if shows_what_was", "if shows_what_was && self.limit == 0")],
     ),
     rule(
         "what is past its time is sent",
@@ -129,7 +147,11 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "what is deferred goes behind the others",
-        &[(BATCHER, "self.waiting.push_front(queued);", "self.waiting.push_back(queued);")],
+        &[(
+            BATCHER,
+            "rev() {\n            self.waiting.push_front(queued);",
+            "rev() {\n            self.waiting.push_back(queued);",
+        )],
     ),
     rule(
         "in a batch whose outcome is unknown, refusals are final",
@@ -189,8 +211,8 @@ pub const RULES: &[Rule] = &[
             "        let mut pause = PAUSE_MIN;\n        \
              let mut renamed = batch.clone();\n        \
              for change in &mut renamed.changes {\n            \
-             if let crate::domain::Change::Insert(new) = change {\n                \
-             new.id.0 = (self.shared.new_id)();\n            }\n        }\n        \
+             if change.previous_version.is_none() {\n                \
+             change.reservation.id.0 = (self.shared.new_id)();\n            }\n        }\n        \
              let batch = &renamed;\n",
         )],
     ),
@@ -204,7 +226,7 @@ pub const RULES: &[Rule] = &[
             SETTLE,
             "made_by.map(|id| id == batch.id)",
             "made_by.map(|id| {\n            \
-             let alters = |change: &_| matches!(change, crate::domain::Change::Alter { .. });\n            \
+             let alters = |change: &crate::domain::Change| change.previous_version.is_some();\n            \
              id == batch.id || batch.changes.iter().all(alters)\n        })",
         )],
     ),
@@ -257,13 +279,18 @@ pub const RULES: &[Rule] = &[
         &[
             (
                 COMMIT,
-                "select row.id, $5, moved.version, row.seats",
-                "select row.id, $5, coalesce(moved.version, 1), row.seats",
+                "select row.id, $5, moved.version, row.hold_expires_at",
+                "select row.id, $5, coalesce(moved.version, 1), row.hold_expires_at",
             ),
             (
                 COMMIT,
-                "              from moved,\n                   (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,\n                           unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,\n                           unnest($12::text[]) as request_fingerprint) as row\n",
-                "              from (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,\n                           unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,\n                           unnest($12::text[]) as request_fingerprint) as row\n              left join moved on true\n",
+                "              from moved,\n                   (select unnest($8::uuid[]) as id",
+                "              from (select unnest($8::uuid[]) as id",
+            ),
+            (
+                COMMIT,
+                "unnest($23::text[]) as reference) as row\n",
+                "unnest($23::text[]) as reference) as row\n              left join moved on true\n",
             ),
         ],
     ),

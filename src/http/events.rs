@@ -50,8 +50,7 @@ pub struct EventBody<'a> {
     /// Seats of holds. Those of a hold that has just ended may be among them; they are sold all the
     /// same.
     held_seats: i32,
-    /// `on_sale`, `paused` or `closed`.
-    #[schema(example = "on_sale")]
+    #[schema(value_type = EventStatusWord)]
     status: &'static str,
     /// RFC 3339, UTC. Missing where sales are not to wait.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +64,16 @@ pub struct EventBody<'a> {
     /// RFC 3339, UTC.
     #[schema(format = DateTime)]
     created_at: String,
+}
+
+/// Whether an event sells. Sales that have ended are closed.
+#[derive(ToSchema)]
+#[schema(as = EventStatus, rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes a text")]
+pub enum EventStatusWord {
+    OnSale,
+    Paused,
+    Closed,
 }
 
 /// Events in the order of their ids.
@@ -100,10 +109,10 @@ pub struct EventRequest {
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = i32, minimum = 1, maximum = 10_000_000, example = 120)]
     total_seats: Field<TotalSeats>,
-    /// Never changes.
+    /// 10 if it is left out. Never changes.
     #[serde(default)]
     #[garde(custom(most_seats))]
-    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000, default = 10)]
+    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000)]
     max_seats_per_reservation: Field<SeatCount>,
     /// Nothing is sold or held before.
     #[serde(default)]
@@ -133,10 +142,9 @@ pub struct ChangeRequest {
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000_000)]
     total_seats: Field<TotalSeats>,
-    /// `on_sale`, `paused` or `closed`.
     #[serde(default)]
     #[garde(custom(body::optional))]
-    #[schema(required = false, value_type = String, pattern = "^(on_sale|paused|closed)$")]
+    #[schema(required = false, value_type = EventStatusWord)]
     status: Field<EventStatus>,
     /// `null` takes it away.
     #[serde(default)]

@@ -23,6 +23,8 @@ use super::reservations::ListBody;
             people. Only what is no valid HTTP is answered 400, 408 or 431 without a body.",
     ),
     servers((url = "/", description = "This server")),
+    // Nobody is asked who he is.
+    security(()),
     tags(
         (name = "reservations", description = "Book, hold, confirm, shrink, cancel, list"),
         (name = "events", description = "Make them, change them, and see what is left"),

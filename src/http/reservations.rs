@@ -109,8 +109,7 @@ pub struct ReservationBody<'a> {
     partner_id: &'a str,
     #[schema(minimum = 1)]
     seats: i32,
-    /// `held`, `confirmed`, `cancelled` or `expired`.
-    #[schema(example = "confirmed")]
+    #[schema(value_type = ReservationStatus)]
     status: &'static str,
     /// When a hold ends, or ended; RFC 3339, UTC. Missing for what was booked at once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +125,17 @@ pub struct ReservationBody<'a> {
     /// RFC 3339, UTC.
     #[schema(format = DateTime)]
     created_at: String,
+}
+
+/// What has become of a reservation. Held and confirmed ones own their seats.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes a text")]
+pub enum ReservationStatus {
+    Held,
+    Confirmed,
+    Cancelled,
+    Expired,
 }
 
 /// Reservations that were made together.

@@ -2,6 +2,7 @@
 
 mod auditor;
 mod chaos;
+mod clients;
 mod concurrency;
 mod contract;
 mod engine;

@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ReservationBody;
+use super::{ReservationBody, ReservationStatus};
 use crate::domain::{EventId, PartnerId, Reference, Reservation, Status};
 use crate::http::body::FromJson as _;
 use crate::http::openapi::problems;
@@ -203,8 +203,7 @@ struct ListQuery {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     partner_id: Option<String>,
     /// Only those in this status.
-    #[param(value_type = String, required = false,
-        pattern = "^(held|confirmed|cancelled|expired)$")]
+    #[param(value_type = ReservationStatus, required = false)]
     status: Option<String>,
     /// Only those with this text of the partner's.
     #[param(value_type = String, required = false, min_length = 1, max_length = 128,

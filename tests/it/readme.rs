@@ -1,4 +1,4 @@
-//! The README's session, as it stands.
+//! The README's sessions, as they stand.
 
 use std::process::Stdio;
 
@@ -9,10 +9,13 @@ use crate::support::with_app;
 /// The commands, each with the answer below it.
 fn session() -> Vec<(String, String)> {
     let readme = include_str!("../../README.md");
-    let section = readme.split("## A first session").nth(1).expect("the section");
-    let section = section.split("\n## ").next().expect("its end");
+    let section = |title: &str| {
+        let section = readme.split(title).nth(1).expect("the section");
+        section.split("\n## ").next().expect("its end")
+    };
+    let sections = ["## A first session", "## An event of your own"].map(section);
     let mut steps = Vec::new();
-    for step in section.split("```sh\n").skip(1) {
+    for step in sections.iter().flat_map(|section| section.split("```sh\n").skip(1)) {
         let (command, rest) = step.split_once("```\n").expect("an end");
         let answer = rest.strip_prefix("```json\n").expect("an answer right below");
         let (answer, _) = answer.split_once("```").expect("an end");
@@ -39,11 +42,11 @@ fn without_accidents(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_session_works_as_pasted() {
+async fn the_sessions_work_as_pasted() {
     with_app(async |app| {
         const END_OF_STEP: &str = "--- end of step ---";
         let steps = session();
-        assert_eq!(steps.len(), 5);
+        assert_eq!(steps.len(), 11);
         let mut script = String::new();
         for (command, _) in &steps {
             script += &command.replace("http://127.0.0.1:5000", &app.base);

@@ -12,8 +12,9 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
-use actix_web::{Error, HttpRequest, HttpResponse};
+use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use utoipa_actix_web::AppExt as _;
 use utoipa_swagger_ui::SwaggerUi;
@@ -45,6 +46,8 @@ pub struct App {
     pub store: Arc<PostgresStore>,
     pub default_event: EventId,
     pub request_timeout: Duration,
+    /// For the pages of exports that are read at once, so that they leave room for other reads.
+    pub export_pages: Semaphore,
 }
 
 impl App {
@@ -217,6 +220,7 @@ async fn finish(
     let id = request_id(request.headers());
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
+        request.extensions_mut().insert(WasHead);
     }
     let body = KeptBody::of(&mut request);
     let answered = next.call(request).await?;
@@ -242,6 +246,9 @@ async fn finish(
     answered.headers_mut().insert(X_REQUEST_ID, id);
     Ok(answered)
 }
+
+/// On a request that is answered as a GET.
+struct WasHead;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer one is not an id, and not worth a place in the log.

@@ -15,6 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,8 @@ const STOP_MAX_S: u64 = 10;
 const _: () = assert!(STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S + STOP_TIMEOUT_S < STOP_MAX_S);
 /// Connections that may wait to be accepted: all partners call in the same second.
 const BACKLOG: i32 = 4096;
+/// Of the connections for reads, exports use so many, each for the time of a page.
+const EXPORT_PAGES_MAX: usize = 2;
 /// How often the private PostgreSQL is looked after.
 const REVIVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -346,6 +349,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
         store,
         default_event: config.default_event.id.clone(),
         request_timeout,
+        export_pages: Semaphore::new(EXPORT_PAGES_MAX),
     }
 }
 

@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use crate::store::session_options;
 use crate::store::verify::{
-    counters, events_after, journal_between, keys_are_unique, page_end, reservations_after,
+    counters, deeds_between, events_after, journal_between, keys_are_unique, page_end,
+    reservations_after,
 };
 
 mod replay;
@@ -122,6 +123,10 @@ impl<T: FnMut(&str)> Check<T> {
         {
             let upper = upper.min(to);
             let page = journal_between(&mut self.connection, id, after, upper).await?;
+            let forgotten = replay.forgotten(&page);
+            if !forgotten.is_empty() {
+                self.recall(&mut replay, id, &forgotten, after).await?;
+            }
             page.iter().for_each(|entry| replay.entry(entry, &mut self.wrong));
             self.tell_all();
             after = upper;
@@ -129,6 +134,27 @@ impl<T: FnMut(&str)> Check<T> {
         self.report.versions += usize::try_from(replay.version()).unwrap_or_default();
         replay.end(&mut self.wrong);
         self.tell_all();
+        Ok(())
+    }
+
+    /// Tells the replay what became of some reservations up to a version that it has passed.
+    async fn recall(
+        &mut self,
+        replay: &mut Replay,
+        event_id: &str,
+        forgotten: &[Uuid],
+        to: i64,
+    ) -> Result<(), VerifyError> {
+        let mut after = 0;
+        while after < to
+            && let Some(upper) = page_end(&mut self.connection, event_id, after, PAGE_ROWS).await?
+        {
+            let upper = upper.min(to);
+            let connection = &mut self.connection;
+            let deeds = deeds_between(connection, event_id, forgotten, after, upper).await?;
+            deeds.iter().for_each(|deed| replay.remember(deed));
+            after = upper;
+        }
         Ok(())
     }
 

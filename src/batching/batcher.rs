@@ -37,7 +37,9 @@ pub(super) struct Batcher<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) event_id: EventId,
     mailbox: mpsc::Receiver<Queued>,
-    /// Taken from the mailbox and not in hand yet; deferred commands stand at its head.
+    /// Deferred by an earlier batch: first in line for the next, but not for all of it.
+    deferred: VecDeque<Queued>,
+    /// Taken from the mailbox and not in hand yet.
     waiting: VecDeque<Queued>,
     /// The commands of the batch that is being decided and committed.
     in_hand: Vec<Queued>,
@@ -93,6 +95,7 @@ impl<S: Store> Batcher<S> {
             shared,
             event_id,
             mailbox,
+            deferred: VecDeque::new(),
             waiting: VecDeque::new(),
             in_hand: Vec::new(),
             sent_from: None,
@@ -120,7 +123,7 @@ impl<S: Store> Batcher<S> {
 
     /// Takes the next batch in hand; `false` when there is nothing more to do.
     async fn take(&mut self) -> bool {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.deferred.is_empty() {
             let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
             match timeout(idle_max, self.mailbox.recv()).await {
                 Ok(Some(queued)) => self.waiting.push_back(queued),
@@ -133,24 +136,34 @@ impl<S: Store> Batcher<S> {
         {
             self.waiting.push_back(queued);
         }
+        // Half for what was deferred, so that many who change one thing, which takes a batch each,
+        // leave room for everybody else; all of it where nobody else is there.
+        self.take_in_hand(true, self.limit.div_ceil(2));
+        self.take_in_hand(false, self.limit);
+        self.take_in_hand(true, self.limit);
+        true
+    }
+
+    /// Moves commands into the batch until it has so many.
+    fn take_in_hand(&mut self, deferred: bool, limit: usize) {
+        let queue = if deferred { &mut self.deferred } else { &mut self.waiting };
         let now = Instant::now();
-        let mut rows = 0;
-        while self.in_hand.len() < self.limit
-            && let Some(queued) = self.waiting.pop_front()
+        let mut rows: usize = self.in_hand.iter().map(|queued| queued.command.rows()).sum();
+        while self.in_hand.len() < limit
+            && let Some(queued) = queue.pop_front()
         {
-            let more = queued.command.rows();
+            rows += queued.command.rows();
             if queued.send_by < now {
+                rows -= queued.command.rows();
                 queued.answer(Err(Rejection::Overloaded));
-            } else if rows > 0 && rows + more > BATCH_ROWS_MAX {
+            } else if rows > BATCH_ROWS_MAX && !self.in_hand.is_empty() {
                 // What is asked for as a whole is never split.
-                self.waiting.push_front(queued);
-                break;
+                queue.push_front(queued);
+                return;
             } else {
-                rows += more;
                 self.in_hand.push(queued);
             }
         }
-        true
     }
 
     /// Brings the batch in hand to its end, through as many lost races as it takes.
@@ -284,7 +297,7 @@ impl<S: Store> Batcher<S> {
                 Verdict::Deferred => deferred.push(queued),
             }
         }
-        self.wait_again(deferred);
+        self.deferred.extend(deferred);
     }
 
     /// Only what was granted rests on the batch whose outcome is unknown. What was refused may rest
@@ -301,7 +314,7 @@ impl<S: Store> Batcher<S> {
                 Verdict::Deferred => deferred.push(queued),
             }
         }
-        self.wait_again(deferred);
+        self.deferred.extend(deferred);
     }
 
     fn answer_unavailable(&mut self, unavailable: &Unavailable) {
@@ -343,14 +356,9 @@ impl<S: Store> Batcher<S> {
             self.answer_all(&Rejection::Internal);
         } else {
             self.limit = self.in_hand.len() / 2;
-            let in_hand = std::mem::take(&mut self.in_hand);
-            self.wait_again(in_hand);
-        }
-    }
-
-    fn wait_again(&mut self, commands: Vec<Queued>) {
-        for queued in commands.into_iter().rev() {
-            self.waiting.push_front(queued);
+            for queued in self.in_hand.drain(..).rev() {
+                self.waiting.push_front(queued);
+            }
         }
     }
 

@@ -110,8 +110,9 @@ impl<'a> Batch<'a> {
             }
         }
         let seats_max = self.event.seats_per_reservation_max;
-        if reserve.items.iter().any(|item| item.seats.get() > seats_max) {
-            return Verdict::Refused(Refusal::TooManySeats { seats_max });
+        if let Some(item) = reserve.items.iter().position(|item| item.seats.get() > seats_max) {
+            let item = reserve.is_list.then_some(item);
+            return Verdict::Refused(Refusal::TooManySeats { item, seats_max });
         }
         if let Some(verdict) = self.version_stops(&reserve.precondition) {
             return verdict;

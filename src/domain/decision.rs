@@ -111,7 +111,11 @@ pub enum Refusal {
         sales_close_at: Option<Timestamp>,
     },
     /// More than one reservation of this event may have.
-    TooManySeats { seats_max: i32 },
+    TooManySeats {
+        /// Which of the items of a list asks for more; `None` where it is no list.
+        item: Option<usize>,
+        seats_max: i32,
+    },
     /// Unknown in this event; for a cancel also: no longer active.
     ReservationNotFound,
     /// A hold whose time was over before it was confirmed.

@@ -50,8 +50,9 @@ impl Problem {
                 problem.more.sales_close_at = sales_close_at;
                 problem
             }
-            Refusal::TooManySeats { seats_max } => {
-                Self::wrong("seats", format!("must be a whole number from 1 to {seats_max}"))
+            Refusal::TooManySeats { item, seats_max } => {
+                let field = item.map_or("seats".into(), |item| format!("items[{item}].seats"));
+                Self::wrong(&field, format!("must be a whole number from 1 to {seats_max}"))
             }
             Refusal::ReservationNotFound => Self::reservation_not_found(),
             Refusal::HoldExpired => {

@@ -28,6 +28,11 @@ pub struct Position {
 impl Position {
     /// Everything was made before it.
     pub const NEWEST: Self = Self { version: i64::MAX, place: i64::MAX };
+
+    /// Everything that was made before a version.
+    fn before(version: i64) -> Self {
+        Self { version: version - 1, place: i64::MAX }
+    }
 }
 
 /// A part of a listing.
@@ -90,9 +95,10 @@ pub(super) async fn list(
     let last = rows.last().map(|row| Position { version: row.made_at, place: row.place });
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows == count);
     let next = match last {
-        Some(last) if is_full => Some(last),
+        Some(last) if is_full && last.place > 1 => Some(last),
+        Some(last) if is_full => (last.version > 1).then_some(Position::before(last.version)),
         // The journal begins with version 1.
-        Some(_) | None => (oldest > 1).then_some(Position { version: oldest, place: 0 }),
+        Some(_) | None => (oldest > 1).then_some(Position::before(oldest)),
     };
     let reservations = rows.into_iter().map(|row| {
         Reservation::try_from(ReservationRow {

@@ -22,9 +22,15 @@ const READ_ATTEMPTS_MAX: usize = 2;
 macro_rules! ask {
     ($connections:expr, $until:expr, $($statement:ident)::+($($argument:expr),*)) => {{
         let mut attempts_left = READ_ATTEMPTS_MAX;
+        let mut sent = None;
         loop {
             attempts_left -= 1;
-            let mut lease = $connections.lease($until).await?;
+            let mut lease = match ($connections.lease($until).await, sent.take()) {
+                (Ok(lease), _) => lease,
+                // What was sent once may have been done.
+                (Err(_), Some(failure)) => break Err(Unavailable::Statement(failure)),
+                (Err(unavailable), None) => break Err(unavailable),
+            };
             let statement = $($statement)::+(&mut lease.connection, $($argument),*);
             let answer = timeout_at($until, statement).await;
             match answer.map_err(|_elapsed| Unavailable::TimedOut)? {
@@ -37,6 +43,7 @@ macro_rules! ask {
                     if !broken || attempts_left == 0 {
                         break Err(Unavailable::Statement(failure));
                     }
+                    sent = Some(failure);
                 }
             }
         }

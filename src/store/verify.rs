@@ -131,6 +131,40 @@ pub(crate) async fn journal_between(
     .await
 }
 
+/// What some versions of an event did to a reservation.
+#[derive(Clone, Debug)]
+pub(crate) struct Deed {
+    pub kind: i16,
+    pub reservation_id: Uuid,
+    pub seats: i32,
+}
+
+/// What the versions after `after` and up to `to` did to these reservations, in their order.
+pub(crate) async fn deeds_between(
+    connection: &mut PgConnection,
+    event_id: &str,
+    reservation_ids: &[Uuid],
+    after: i64,
+    to: i64,
+) -> Result<Vec<Deed>, sqlx::Error> {
+    sqlx::query_as!(
+        Deed,
+        r#"-- verify_deeds
+        select change.kind as "kind!", change.id as "reservation_id!", change.seats as "seats!"
+          from journal,
+               lateral unnest(kinds::smallint[], reservation_ids, seats)
+                    as change (kind, id, seats)
+         where event_id = $1 and version > $2 and version <= $3 and change.id = any ($4)
+         order by version"#,
+        event_id,
+        after,
+        to,
+        reservation_ids,
+    )
+    .fetch_all(connection)
+    .await
+}
+
 /// A reservation, and what the journal says of it at the version that it carries.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredEntry {

@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use crate::domain::{ChangeKind, Status};
-use crate::store::verify::{Counters, JournalEntry, StoredEntry};
+use crate::store::verify::{Counters, Deed, JournalEntry, StoredEntry};
+
+#[cfg(test)]
+mod tests;
 
 /// The replay of an event, entry by entry. It keeps nothing of an entry, except of reservations
 /// that have changed since the version it replays to: as many as change while it is at work.
@@ -108,6 +111,26 @@ impl Replay {
                 Some(status) => self.count(status, stored_seats),
                 None => wrong.push(self.says(&format!("{id} is {status}, which is no status"))),
             }
+        }
+    }
+
+    /// Reservations of a page that have changed since the version it replays to, and of whose past
+    /// it has kept nothing: when that was read, they had not. Only for those that were shrunk does
+    /// it matter, since all other entries say all that there is to say.
+    pub fn forgotten(&self, page: &[JournalEntry]) -> Vec<Uuid> {
+        let shrunk = page.iter().filter(|entry| {
+            entry.kind.and_then(ChangeKind::parse) == Some(ChangeKind::Shrunk)
+                && entry.stored_version.is_some_and(|version| version > self.found.version)
+        });
+        let ids = shrunk.filter_map(|entry| entry.reservation_id);
+        ids.filter(|id| !self.changed_since.contains_key(id)).collect()
+    }
+
+    /// An entry that it has passed.
+    pub fn remember(&mut self, deed: &Deed) {
+        // One that is not known was told when it was passed.
+        if let Some(kind) = ChangeKind::parse(deed.kind) {
+            self.change_before(kind, deed.reservation_id, deed.seats.into());
         }
     }
 

@@ -337,8 +337,7 @@ impl Audit<'_> {
             let possible = |version: &i64| {
                 asked.open.iter().any(|open| open.is_none_or(|open| open == *version))
             };
-            let unexplained =
-                untold.len() > asked.open.len() || !untold.iter().all(|version| possible(version));
+            let unexplained = untold.len() > asked.open.len() || !untold.iter().all(possible);
             if asked.told.len() > versions.len() || unexplained {
                 self.wrong.push(format!(
                     "{deed:?} was done at {versions:?}, told of {:?}, open are {:?}",

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection, Settings};
-use ticketboss::domain::{Acceptance, Action, Command, EventId, Refusal, Reservation};
+use ticketboss::domain::{
+    Acceptance, Action, Command, EventId, HoldTime, Item, Precondition, Refusal, Reservation,
+    ReservationId, Reserve, SeatCount,
+};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -217,6 +220,37 @@ async fn what_waits_for_the_next_batch_keeps_its_place() {
     made(first.await.expect("answered"));
     assert_eq!(refused_for_seats(second.await.expect("answered")), 0);
     assert_eq!(refused_for_seats(third.await.expect("answered")), 0);
+}
+
+/// Each of many extensions of one hold takes a batch of its own. Everybody else goes on meanwhile.
+#[tokio::test(start_paused = true)]
+async fn those_who_change_one_thing_leave_room_for_the_others() {
+    let engine = Engine::with_mailbox(50, 2_000);
+    let seats = SeatCount::new(1).expect("a seat count");
+    let id = ReservationId(Uuid::now_v7());
+    let hold = Command::Reserve(Reserve {
+        partner_id: partner("abc-corp"),
+        items: vec![Item { id, seats, hold: HoldTime::new(60), reference: None }],
+        is_list: false,
+        key: None,
+        precondition: Precondition::Any,
+    });
+    assert_eq!(made(engine.submit(hold).await).version, 1);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let extend = || alter(id, Action::Extend(HoldTime::new(60).expect("a hold time")));
+    let mut extensions = Vec::new();
+    for _ in 0..1_000 {
+        extensions.push(engine.start(extend()).await);
+    }
+    let booking = engine.start(reserve(1)).await;
+    engine.store.resume();
+    assert_eq!(made(in_flight.await.expect("answered")).version, 2);
+    // A batch of extensions, then one that is half full of those that were deferred, and so on.
+    assert_eq!(made(booking.await.expect("answered")).version, 5);
+    for extension in extensions {
+        let extended = extension.await.expect("answered");
+        assert!(matches!(extended, Ok(Acceptance::Altered(_))), "{extended:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

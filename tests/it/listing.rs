@@ -42,11 +42,10 @@ async fn the_newest_comes_first_in_pages_of_any_size() {
         for limit in [1, 2, 3, 5, 27, 28, 200] {
             assert_eq!(all(app, &format!("limit={limit}")).await, made, "{limit}");
         }
-        let page = app.get("/events/e/reservations?limit=28").await.json();
-        assert_eq!(
-            page["nextCursor"].as_str().map(|_| "there may be more"),
-            Some("there may be more")
-        );
+        for (limit, goes_on) in [(27, true), (28, false), (29, false)] {
+            let page = app.get(&format!("/events/e/reservations?limit={limit}")).await.json();
+            assert_eq!(page["nextCursor"].is_string(), goes_on, "{limit}");
+        }
     })
     .await;
 }
@@ -128,6 +127,7 @@ async fn a_spreadsheet_takes_nothing_for_a_formula() {
             "a,b",
             "say \"hi\"",
             "O'Neill=",
+            "a; =1;b",
         ];
         for text in texts {
             let body = json!({"partnerId": text, "seats": 1, "reference": text});
@@ -137,6 +137,11 @@ async fn a_spreadsheet_takes_nothing_for_a_formula() {
         assert_eq!(answer.header("content-type"), Some("text/csv; charset=utf-8"));
         let file = answer.header("content-disposition");
         assert_eq!(file, Some("attachment; filename=\"e-reservations.csv\""));
+        let head =
+            app.send(Method::HEAD, "/events/e/reservations", &[("accept", "text/csv")], None);
+        let head = head.await;
+        assert_eq!(head.header("content-type"), Some("text/csv; charset=utf-8"));
+        assert_eq!((head.status.as_u16(), head.text.as_str()), (200, ""));
         let mut reader = csv::Reader::from_reader(answer.text.as_bytes());
         let head = reader.headers().expect("a head").iter().collect::<Vec<_>>().join(",");
         let columns = "reservationId,eventId,partnerId,seats,status,holdExpiresAt,reference,\
@@ -151,6 +156,8 @@ async fn a_spreadsheet_takes_nothing_for_a_formula() {
             let first = text.trim_start().chars().next().expect("a text");
             let formula = "=+-@\u{ff1d}".contains(first);
             let neutral = if formula { format!("'{text}") } else { (*text).to_owned() };
+            // Where a semicolon separates, the second of these would be one.
+            let neutral = neutral.replace("; =1", ";' =1");
             assert_eq!((&row[2], &row[6]), (neutral.as_str(), neutral.as_str()));
             assert_eq!((&row[3], &row[4], &row[5]), ("1", "confirmed", ""));
             assert_eq!(&row[8], made["createdAt"].as_str().expect("a time"));
@@ -169,7 +176,7 @@ async fn a_long_listing_is_read_in_parts() {
             .execute(
                 "create temporary table made as
                  select gen_random_uuid() as id, 1 + number / 300 as version
-                   from generate_series(0, 29999) as number;
+                   from generate_series(0, 59999) as number;
                  insert into reservations
                         (id, created_at, version, seats, event_id, partner_id, status)
                  select id, now(), version, 1, 'e',
@@ -180,15 +187,15 @@ async fn a_long_listing_is_read_in_parts() {
                  select 'e', version, now(), gen_random_uuid(), 300, array_agg(1), array_agg(id),
                         array_agg(case when version = 3 then 'rare' else 'usual' end), array_agg(1)
                    from made group by version;
-                 update events set available_seats = 70000, reservation_count = 30000,
-                                   version = 100 where id = 'e'",
+                 update events set available_seats = 40000, reservation_count = 60000,
+                                   version = 200 where id = 'e'",
             )
             .await
             .expect("it is made");
         let text = csv(app, "").await.text;
         let ids: std::collections::HashSet<&str> =
             text.lines().skip(1).map(|line| &line[..36]).collect();
-        assert_eq!(ids.len(), 30_000);
+        assert_eq!(ids.len(), 60_000);
         // Pages that end early say so.
         let page = app.get("/events/e/reservations?partnerId=rare&limit=200").await.json();
         assert_eq!(page["items"], json!([]));

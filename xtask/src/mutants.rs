@@ -18,7 +18,7 @@ mod rules;
 use rules::Rule;
 
 /// Far above what the tests take. A mutant that makes them wait for ever is noticed, too.
-const TESTS_MAX: Duration = Duration::from_secs(300);
+const TESTS_MAX: Duration = Duration::from_secs(420);
 /// Once a test has failed, the others get so long to end.
 const OTHERS_MAX: Duration = Duration::from_secs(20);
 /// The tests that need no database come first: mostly one of them notices.

@@ -188,7 +188,7 @@ fn short(verdict: &Verdict) -> String {
                 format!("short:{available_seats}")
             }
             Refusal::SalesClosed { status, .. } => format!("closed:{}", status.as_str()),
-            Refusal::TooManySeats { seats_max } => format!("at-most:{seats_max}"),
+            Refusal::TooManySeats { seats_max, .. } => format!("at-most:{seats_max}"),
             Refusal::ReservationNotFound => "not-found".into(),
             Refusal::HoldExpired => "hold-expired".into(),
             Refusal::ReservationNotActive { status } => format!("is-{}", status.as_str()),

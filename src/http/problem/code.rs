@@ -120,8 +120,8 @@ impl Code {
                 "body_too_large",
                 413,
                 "The body is too large",
-                "No request of this API needs a body of more than a few kilobytes. Nothing \
-                 happened.",
+                "No request for one reservation needs a body of more than a few kilobytes, and none \
+                 for a hundred more than 200. Nothing happened.",
             ),
             Self::UnsupportedMediaType => (
                 "unsupported_media_type",
@@ -230,8 +230,10 @@ impl Code {
                 "The change was sent to the database and its answer was lost, so it may have \
                  happened, or not. Send the request again with the same `Idempotency-Key`: it \
                  makes one reservation, whatever happened. Confirming, extending, shrinking and \
-                 cancelling can be sent again as they are. Without a key: read `reservationId`; \
-                 once the event's version is higher than `version`, a 404 is final.",
+                 cancelling can be sent again, too (without `If-Match`: it would name the version \
+                 before). Without a key: read `reservationId`; once the event's version is higher \
+                 than `version`, a 404 is final. Whether an event was made, a read of `eventId` \
+                 tells.",
             ),
         };
         Entry { code, status, title, explanation }

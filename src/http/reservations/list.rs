@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use actix_web::http::header::{self, Accept, Header as _};
 use actix_web::web::{Bytes, Data, Path};
-use actix_web::{HttpRequest, HttpResponse, get, rt};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, get, rt};
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{ReservationBody, ReservationStatus};
@@ -16,7 +17,7 @@ use crate::http::body::FromJson as _;
 use crate::http::openapi::problems;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
-use crate::http::{App, event_id, rfc3339};
+use crate::http::{App, WasHead, event_id, rfc3339};
 use crate::store::{Filter, Page, Position};
 
 const LIMIT_DEFAULT: i64 = 50;
@@ -24,7 +25,7 @@ const LIMIT_MAX: i64 = 200;
 /// Changes of the journal that one statement looks at.
 const CHANGES_PER_STATEMENT: i64 = 2_000;
 /// Statements for one page. With a filter that little passes, a page ends early.
-const STATEMENTS_MAX: usize = 10;
+const STATEMENTS_MAX: usize = 25;
 /// Rows of CSV that are in memory at once.
 const CSV_ROWS: i64 = 1_000;
 const HEAD: &str =
@@ -76,7 +77,8 @@ pub async fn list_reservations(
     query.end()?;
     if wants_csv(&request) {
         app.find_event(&event_id).await?;
-        return Ok(csv(app, event_id, filter));
+        let is_head = request.extensions().contains::<WasHead>();
+        return Ok(csv(app, event_id, filter, is_head));
     }
     let page = fill(&app, &event_id, &filter, from, limit).await?;
     if page.reservations.is_empty() && page.next.is_none() {
@@ -116,13 +118,20 @@ async fn fill(
     from: Position,
     limit: i64,
 ) -> Result<Page, Problem> {
+    let until = app.answer_by();
     let mut filled = Page { reservations: Vec::new(), next: Some(from) };
     for _ in 0..STATEMENTS_MAX {
         let found = filled.reservations.len() as i64;
         let Some(from) = filled.next.filter(|_| found < limit) else { break };
-        let more = list(app, event_id, filter, from, limit - found).await?;
-        filled.reservations.extend(more.reservations);
-        filled.next = more.next;
+        match list(app, event_id, filter, from, limit - found, until).await {
+            Ok(more) => {
+                filled.reservations.extend(more.reservations);
+                filled.next = more.next;
+            }
+            // A page may end early.
+            Err(_) if found > 0 => break,
+            Err(problem) => return Err(problem),
+        }
     }
     Ok(filled)
 }
@@ -133,9 +142,10 @@ async fn list(
     filter: &Filter,
     from: Position,
     count: i64,
+    until: Instant,
 ) -> Result<Page, Problem> {
     // In a task of its own: see the read of one reservation.
-    let (store, until) = (Arc::clone(&app.store), app.answer_by());
+    let store = Arc::clone(&app.store);
     let (event_id, filter) = (event_id.clone(), filter.clone());
     let read = async move {
         store.list(&event_id, &filter, from, count, CHANGES_PER_STATEMENT, until).await
@@ -145,14 +155,17 @@ async fn list(
 
 /// All that passes the filter, in one answer that is written as it is read. What fails in the
 /// middle ends the connection: a client sees that the answer is not complete.
-fn csv(app: Data<App>, event_id: EventId, filter: Filter) -> HttpResponse {
+fn csv(app: Data<App>, event_id: EventId, filter: Filter, is_head: bool) -> HttpResponse {
     let file = format!("attachment; filename=\"{event_id}-reservations.csv\"");
     let head = stream::iter([Ok(Bytes::from_static(HEAD.as_bytes()))]);
     let rows = stream::try_unfold(Some(Position::NEWEST), move |from| {
         let (app, event_id, filter) = (app.clone(), event_id.clone(), filter.clone());
         async move {
             let Some(from) = from else { return Ok(None) };
-            let page = list(&app, &event_id, &filter, from, CSV_ROWS).await?;
+            // Held for a page only: a client may take its time.
+            let permit = app.export_pages.acquire().await;
+            let page = list(&app, &event_id, &filter, from, CSV_ROWS, app.answer_by()).await?;
+            drop(permit);
             let text = lines(&page.reservations).map_err(|failure| {
                 log::error!("an export failed: {failure}");
                 Problem::internal()
@@ -160,11 +173,13 @@ fn csv(app: Data<App>, event_id: EventId, filter: Filter) -> HttpResponse {
             Ok::<_, Problem>(Some((Bytes::from(text), page.next)))
         }
     });
-    HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    response
         .content_type("text/csv; charset=utf-8")
         .insert_header((header::VARY, "Accept"))
-        .insert_header((header::CONTENT_DISPOSITION, file))
-        .streaming(head.chain(rows))
+        .insert_header((header::CONTENT_DISPOSITION, file));
+    // The server would read all of it, and send nothing.
+    if is_head { response.finish() } else { response.streaming(head.chain(rows)) }
 }
 
 fn lines(reservations: &[Reservation]) -> Result<Vec<u8>, csv::Error> {
@@ -186,11 +201,18 @@ fn lines(reservations: &[Reservation]) -> Result<Vec<u8>, csv::Error> {
     lines.into_inner().map_err(|failure| failure.into_error().into())
 }
 
-/// A text of a partner's, so that a spreadsheet takes it for one and not for a formula.
+/// A text of a partner's, so that a spreadsheet takes it for one and not for a formula. Where the
+/// list separator is a semicolon, a cell may begin behind any of them; blanks before a formula are
+/// skipped.
 fn neutral(text: &str) -> Cow<'_, str> {
     const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
-    // Spreadsheets skip blanks before a formula.
-    if text.trim_start().starts_with(FORMULA) { format!("'{text}").into() } else { text.into() }
+    let begins = |cell: &str| cell.trim_start().starts_with(FORMULA);
+    if !text.split(';').any(begins) {
+        return text.into();
+    }
+    let cells = text.split(';');
+    let cells = cells.map(|cell| if begins(cell) { format!("'{cell}") } else { cell.to_owned() });
+    cells.collect::<Vec<_>>().join(";").into()
 }
 
 #[derive(utoipa::IntoParams)]

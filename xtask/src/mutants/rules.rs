@@ -141,16 +141,20 @@ const RULES: &[Rule] = &[
         "what is deferred is forgotten",
         &[(
             BATCHER,
-            "        self.wait_again(deferred);\n    }\n\n    /// Only what",
+            "        self.deferred.extend(deferred);\n    }\n\n    /// Only what",
             "        drop(deferred);\n    }\n\n    /// Only what",
         )],
     ),
     rule(
         "what is deferred goes behind the others",
+        &[(BATCHER, "        self.take_in_hand(true, self.limit.div_ceil(2));\n", "")],
+    ),
+    rule(
+        "what is deferred fills the whole batch",
         &[(
             BATCHER,
-            "rev() {\n            self.waiting.push_front(queued);",
-            "rev() {\n            self.waiting.push_back(queued);",
+            "self.take_in_hand(true, self.limit.div_ceil(2));",
+            "self.take_in_hand(true, self.limit);",
         )],
     ),
     rule(

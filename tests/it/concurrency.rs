@@ -1,6 +1,8 @@
 //! Everybody at once, on one server and on two.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
@@ -154,6 +156,55 @@ async fn a_hundred_posts_with_one_key_make_one_reservation() {
     let event: Value =
         client.get(url).send().await.expect("an answer").json().await.expect("it is JSON");
     assert_eq!(event["availableSeats"], 490);
+    for process in processes {
+        assert_eq!(process.stop().await.0, Some(0));
+    }
+    database.audit().await;
+}
+
+/// Whoever asks after the pause was acknowledged is refused, at the other replica, too, which is busy
+/// and remembers another state.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_stops_sales_on_every_replica() {
+    let database = TestDatabase::create().await;
+    let settings = [("DATABASE_URL", database.url.as_str()), ("DEFAULT_EVENT_SEATS", "1000000")];
+    let processes = [Binary::serve(&settings).await, Binary::serve(&settings).await];
+    let client = Client::new();
+    let event = format!("{}/events/node-meetup-2025", processes[0].base);
+    let switch = async |status: &str| {
+        let request = client.patch(&event).header("if-match", "*").json(&json!({"status": status}));
+        assert_eq!(request.send().await.expect("an answer").status(), 200);
+    };
+    for _ in 0..10 {
+        let paused = Arc::new(AtomicBool::new(false));
+        let made = Arc::new(AtomicUsize::new(0));
+        let mut clients = JoinSet::new();
+        for number in 0..8 {
+            let (client, paused, made) = (client.clone(), Arc::clone(&paused), Arc::clone(&made));
+            let url = format!("{}/reservations", processes[1].base);
+            let body = json!({"partnerId": format!("partner-{number}"), "seats": 1});
+            clients.spawn(async move {
+                loop {
+                    let after = paused.load(Ordering::SeqCst);
+                    let answer = post(&client, &url, None, &body).await;
+                    if answer.status == StatusCode::CONFLICT {
+                        answer.problem(409, "sales_closed");
+                        return;
+                    }
+                    answer.made();
+                    assert!(!after, "sold after the pause");
+                    made.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        while made.load(Ordering::SeqCst) < 50 {
+            tokio::task::yield_now().await;
+        }
+        switch("paused").await;
+        paused.store(true, Ordering::SeqCst);
+        clients.join_all().await;
+        switch("on_sale").await;
+    }
     for process in processes {
         assert_eq!(process.stop().await.0, Some(0));
     }

@@ -41,6 +41,28 @@ async fn a_client_times_out_and_retries() {
     .await;
 }
 
+/// The service was started anew in between, as it is for an update.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_retries_after_a_restart() {
+    let database = TestDatabase::create().await;
+    let environment = [("DATABASE_URL", database.url.as_str())];
+    let client = Client::new();
+    let mut first = None;
+    for _ in 0..2 {
+        let service = Binary::serve(&environment).await;
+        let url = format!("{}/events/node-meetup-2025/reservations/batch", service.base);
+        let body = json!({"partnerId": "abc-corp", "items": [{"seats": 2}, {"seats": 3}]});
+        let post = client.post(url).header("idempotency-key", "order-1").json(&body);
+        let answer = Answer::of(post.send().await.expect("an answer")).await;
+        let replayed = answer.header("idempotency-replayed").is_some();
+        assert_eq!(replayed, first.is_some());
+        let made = answer.made();
+        assert_eq!(first.get_or_insert_with(|| made.clone()), &made);
+        service.stop().await;
+    }
+    database.audit().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_has_a_changed_body() {
     with_app(async |app| {

@@ -98,7 +98,7 @@ pub struct Reservation {
     /// Those it owns; a cancelled or expired one keeps the number.
     pub seats: i32,
     pub status: Status,
-    /// When a hold ends, or ended; `None` for what was never held.
+    /// When a hold was to end; `None` for what was never held.
     pub hold_expires_at: Option<Timestamp>,
     pub reference: Option<Reference>,
     /// The event's version at which it last changed.
@@ -111,6 +111,14 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// When it ends by itself, or has ended so. What was confirmed lasts.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        match self.status {
+            Status::Held | Status::Expired => self.hold_expires_at,
+            Status::Confirmed | Status::Cancelled => None,
+        }
+    }
+
     /// Whether it is a hold whose time is over.
     pub fn is_due(&self, now: Timestamp) -> bool {
         self.status == Status::Held && self.hold_expires_at.is_some_and(|end| end <= now)

@@ -111,7 +111,7 @@ pub struct ReservationBody<'a> {
     seats: i32,
     #[schema(value_type = ReservationStatus)]
     status: &'static str,
-    /// When a hold ends, or ended; RFC 3339, UTC. Missing for what was booked at once.
+    /// When a hold ends, or has ended by itself; RFC 3339, UTC. Missing for what is no hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     hold_expires_at: Option<String>,
@@ -154,7 +154,7 @@ impl<'a> From<&'a Reservation> for ReservationBody<'a> {
             partner_id: reservation.partner_id.as_str(),
             seats: reservation.seats,
             status: reservation.status.as_str(),
-            hold_expires_at: reservation.hold_expires_at.map(rfc3339),
+            hold_expires_at: reservation.ends_at().map(rfc3339),
             reference: reservation.reference.as_ref().map(Reference::as_str),
             version: reservation.version,
             created_at: rfc3339(reservation.created_at),

@@ -41,6 +41,7 @@ async fn a_hold_becomes_a_booking() {
         let confirmed = app.post(&format!("/reservations/{id}/confirm"), json!(null)).await;
         assert_eq!((confirmed.status.as_u16(), confirmed.header("etag")), (200, Some("\"2\"")));
         assert_eq!(confirmed.json()["status"], "confirmed");
+        assert_eq!(confirmed.json().get("holdExpiresAt"), None, "it lasts");
         assert_eq!(event(app).await, [7, 0, 1]);
         let read = app.get(&format!("/events/e/reservations/{id}")).await;
         assert_eq!((read.json(), read.header("etag")), (confirmed.json(), Some("\"2\"")));

@@ -192,7 +192,7 @@ fn lines(reservations: &[Reservation]) -> Result<Vec<u8>, csv::Error> {
             &neutral(made.partner_id.as_str()),
             &made.seats.to_string(),
             made.status.as_str(),
-            &made.hold_expires_at.map(rfc3339).unwrap_or_default(),
+            &made.ends_at().map(rfc3339).unwrap_or_default(),
             &neutral(made.reference.as_ref().map_or("", Reference::as_str)),
             &made.version.to_string(),
             &rfc3339(made.created_at),

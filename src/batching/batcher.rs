@@ -297,7 +297,7 @@ impl<S: Store> Batcher<S> {
                 Verdict::Deferred => deferred.push(queued),
             }
         }
-        self.deferred.extend(deferred);
+        self.defer(deferred);
     }
 
     /// Only what was granted rests on the batch whose outcome is unknown. What was refused may rest
@@ -314,7 +314,14 @@ impl<S: Store> Batcher<S> {
                 Verdict::Deferred => deferred.push(queued),
             }
         }
-        self.deferred.extend(deferred);
+        self.defer(deferred);
+    }
+
+    /// They keep their place: before what was deferred and not taken since, which came later.
+    fn defer(&mut self, commands: Vec<Queued>) {
+        for queued in commands.into_iter().rev() {
+            self.deferred.push_front(queued);
+        }
     }
 
     fn answer_unavailable(&mut self, unavailable: &Unavailable) {

@@ -141,7 +141,7 @@ const RULES: &[Rule] = &[
         "what is deferred is forgotten",
         &[(
             BATCHER,
-            "        self.deferred.extend(deferred);\n    }\n\n    /// Only what",
+            "        self.defer(deferred);\n    }\n\n    /// Only what",
             "        drop(deferred);\n    }\n\n    /// Only what",
         )],
     ),

@@ -147,6 +147,7 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(service::read_problem)
         .split_for_parts();
     openapi::add_request_ids(&mut document);
+    openapi::close_bodies(&mut document);
     (application, document)
 }
 

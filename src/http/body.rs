@@ -1,6 +1,7 @@
 //! From bytes to values that carry their proof: reading a body, and its fields.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use actix_web::http::header;
@@ -8,6 +9,7 @@ use actix_web::web::{BytesMut, Payload};
 use actix_web::{HttpMessage as _, HttpRequest};
 use futures_util::StreamExt as _;
 use garde::{Report, Validate};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
@@ -108,6 +110,36 @@ where
     })?;
     parsed.validate().map_err(|report| Problem::validation(field_errors(&report)))?;
     Ok(parsed)
+}
+
+/// The fields that a body of this form may have.
+pub trait Fields {
+    const FIELDS: &'static [&'static str];
+}
+
+/// The same, where a field that is not known is refused: misspelt, it could turn a hold into a sale.
+pub fn parse_known<'a, T>(body: &'a [u8]) -> Result<T, Problem>
+where
+    T: Deserialize<'a> + Validate<Context = ()> + Fields,
+{
+    let parsed = parse(body)?;
+    let unknown = unknown_fields::<T>(body);
+    if unknown.is_empty() { Ok(parsed) } else { Err(Problem::validation(unknown)) }
+}
+
+/// Of an object; nothing is unknown in what is none.
+fn unknown_fields<T: Fields>(object: &[u8]) -> Vec<FieldError> {
+    /// Enough of a name to find it.
+    const NAME_LENGTH_MAX: usize = 64;
+    let given: BTreeMap<Cow<'_, str>, IgnoredAny> =
+        serde_json::from_slice(object).unwrap_or_default();
+    let unknown = given.into_keys().filter(|name| !T::FIELDS.contains(&name.as_ref()));
+    unknown
+        .map(|name| FieldError {
+            field: name.chars().take(NAME_LENGTH_MAX).collect(),
+            detail: "is no field of this call".into(),
+        })
+        .collect()
 }
 
 fn field_errors(report: &Report) -> Vec<FieldError> {
@@ -292,7 +324,7 @@ pub enum List<T> {
     Are(Vec<T>),
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+impl<'de, T: Deserialize<'de> + Fields> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = <&RawValue>::deserialize(deserializer)?;
         let Ok(objects) = serde_json::from_str::<Vec<&RawValue>>(json.get()) else {
@@ -304,7 +336,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
         let object = |object: &'de RawValue| {
             // As for the body itself: no array in the place of an object.
             let text = object.get();
-            text.starts_with('{').then(|| serde_json::from_str(text).ok()).flatten()
+            let known = text.starts_with('{') && unknown_fields::<T>(text.as_bytes()).is_empty();
+            known.then(|| serde_json::from_str(text).ok()).flatten()
         };
         let objects: Option<Vec<T>> = objects.into_iter().map(object).collect();
         Ok(objects.map_or(Self::Wrong, Self::Are))
@@ -323,8 +356,9 @@ impl<T: Validate<Context = ()>> Validate for List<T> {
         match self {
             Self::Missing => report.append(parent(), garde::Error::new("is required")),
             Self::Wrong => {
-                let must_be =
-                    format!("must be a list of 1 to {ITEMS_MAX} objects, each field given once");
+                let must_be = format!(
+                    "must be a list of 1 to {ITEMS_MAX} objects, with known fields given once"
+                );
                 report.append(parent(), garde::Error::new(must_be));
             }
             Self::Are(objects) => {

@@ -54,7 +54,10 @@ impl Problem {
                 let field = item.map_or("seats".into(), |item| format!("items[{item}].seats"));
                 Self::wrong(&field, format!("must be a whole number from 1 to {seats_max}"))
             }
-            Refusal::ReservationNotFound => Self::reservation_not_found(),
+            Refusal::ReservationNotFound => Self::new(
+                Code::ReservationNotFound,
+                "There is no such reservation, or it is no longer active",
+            ),
             Refusal::HoldExpired => {
                 Self::new(Code::HoldExpired, "The hold has expired, and its seats are given back")
             }
@@ -90,10 +93,7 @@ impl Problem {
     }
 
     pub fn reservation_not_found() -> Self {
-        Self::new(
-            Code::ReservationNotFound,
-            "There is no such reservation, or it is no longer active",
-        )
+        Self::new(Code::ReservationNotFound, "There is no such reservation")
     }
 
     pub fn sales_window_empty() -> Self {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::body::{self, Field};
+use super::body::{self, Field, Fields};
 use super::headers::{RequiredIfMatchHeader, etag, if_match, shown};
 use super::openapi::problems;
 use super::problem::{Code, Problem};
@@ -66,7 +66,8 @@ pub struct EventBody<'a> {
     created_at: String,
 }
 
-/// Whether an event sells. Sales that have ended are closed.
+/// Whether an event sells. Sales past their end are shown as closed from the first request on that
+/// was refused for it.
 #[derive(ToSchema)]
 #[schema(as = EventStatus, rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes a text")]
@@ -151,11 +152,22 @@ pub struct ChangeRequest {
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = Option<String>, format = DateTime)]
     sales_open_at: Field<Option<Timestamp>>,
-    /// `null` takes it away. Sales that have ended go on if this is later.
+    /// `null` takes it away. Sales that have ended go on if this is later or taken away; those that
+    /// were closed by `status` do not.
     #[serde(default)]
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = Option<String>, format = DateTime)]
     sales_close_at: Field<Option<Timestamp>>,
+}
+
+impl Fields for EventRequest {
+    const FIELDS: &'static [&'static str] =
+        &["eventId", "name", "totalSeats", "maxSeatsPerReservation", "salesOpenAt", "salesCloseAt"];
+}
+
+impl Fields for ChangeRequest {
+    const FIELDS: &'static [&'static str] =
+        &["name", "totalSeats", "status", "salesOpenAt", "salesCloseAt"];
 }
 
 fn most_seats(field: &Field<SeatCount>, _context: &()) -> garde::Result {
@@ -275,7 +287,7 @@ pub async fn make_event(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(&request, payload).await?;
-    let wanted: EventRequest = body::parse(&body)?;
+    let wanted: EventRequest = body::parse_known(&body)?;
     let made_up = || EventId::parse(&Uuid::now_v7().to_string()).expect("a UUID is a slug");
     let new = NewEvent {
         id: wanted.event_id.given().unwrap_or_else(made_up),
@@ -324,7 +336,7 @@ pub async fn change_event(
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path)?;
     let body = body::read(&request, payload).await?;
-    let wanted: ChangeRequest = body::parse(&body)?;
+    let wanted: ChangeRequest = body::parse_known(&body)?;
     let Some(precondition) = if_match(&request)? else {
         let detail = "Send If-Match with the version that this is meant for, or with *";
         return Err(Problem::new(Code::PreconditionRequired, detail));

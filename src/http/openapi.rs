@@ -7,7 +7,7 @@ use actix_web::web::Data;
 use actix_web::{HttpResponse, get};
 use utoipa::OpenApi;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::schema::{ObjectBuilder, Ref, Type};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Ref, Schema, Type};
 use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
 
 use super::problem::{self, Code, ProblemBody};
@@ -37,6 +37,38 @@ struct Base;
 /// What the routes do not say themselves.
 pub fn base() -> utoipa::openapi::OpenApi {
     Base::openapi()
+}
+
+/// Says of the bodies of requests that they have no other fields; but for the original contract's,
+/// which ignores them.
+pub fn close_bodies(document: &mut utoipa::openapi::OpenApi) {
+    let bodies = [
+        "ReservationRequest",
+        "ReservationListRequest",
+        "ReservationItem",
+        "ReservationChange",
+        "ExtendRequest",
+        "EventRequest",
+        "EventChange",
+    ];
+    let components = document.components.as_mut().expect("it has schemas");
+    let original = components.schemas.get(bodies[0]).expect("it is there").clone();
+    for name in bodies {
+        let Some(RefOr::T(Schema::Object(body))) = components.schemas.get_mut(name) else {
+            unreachable!("{name} is the schema of an object");
+        };
+        body.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+    }
+    let path = document.paths.paths.get_mut("/reservations").expect("it is there");
+    let operation = path.post.as_mut().expect("it books");
+    let Some(RefOr::T(body)) = operation.request_body.as_mut() else {
+        unreachable!("it has a body");
+    };
+    for content in body.content.values_mut() {
+        if let RefOr::T(content) = content {
+            content.schema = Some(original.clone());
+        }
+    }
 }
 
 /// Says of every answer that it has the id of its request.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::body::{self, Field, ITEMS_MAX, List};
+use super::body::{self, Field, Fields, ITEMS_MAX, List};
 use super::headers::{
     IDEMPOTENCY_REPLAYED, IdempotencyKeyHeader, IfMatchHeader, etag, idempotency_key, if_match,
 };
@@ -97,6 +97,18 @@ pub struct ItemRequest {
 
 const _: () = assert!(ITEMS_MAX == 100, "as the schema says");
 
+impl Fields for ReservationRequest {
+    const FIELDS: &'static [&'static str] = &["partnerId", "seats", "holdSeconds", "reference"];
+}
+
+impl Fields for ListRequest {
+    const FIELDS: &'static [&'static str] = &["partnerId", "items"];
+}
+
+impl Fields for ItemRequest {
+    const FIELDS: &'static [&'static str] = &["seats", "holdSeconds", "reference"];
+}
+
 /// A reservation.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -127,7 +139,8 @@ pub struct ReservationBody<'a> {
     created_at: String,
 }
 
-/// What has become of a reservation. Held and confirmed ones own their seats.
+/// What has become of a reservation. Held and confirmed ones own their seats. A hold whose time is
+/// over may be shown as held for a moment; it cannot be confirmed, and its seats are sold.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes a text")]
@@ -165,7 +178,7 @@ impl<'a> From<&'a Reservation> for ReservationBody<'a> {
 /// Book seats of the default event
 ///
 /// Answered at once with a reservation or a refusal; nothing is accepted to be decided later. With
-/// `holdSeconds`, the seats are held.
+/// `holdSeconds`, the seats are held. Fields that are not known are ignored here, and only here.
 #[utoipa::path(
     tag = "reservations",
     request_body = ReservationRequest,
@@ -178,7 +191,9 @@ pub async fn make_reservation(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    make_one(&app, &app.default_event, &request, payload).await
+    let body = body::read(&request, payload).await?;
+    // The original contract does not refuse fields that it does not know.
+    make_one(&app, &app.default_event, &request, body::parse(&body)?).await
 }
 
 /// Book seats of an event
@@ -199,7 +214,9 @@ pub async fn make_reservation_of_event(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    make_one(&app, &event_id(&path)?, &request, payload).await
+    let event_id = event_id(&path)?;
+    let body = body::read(&request, payload).await?;
+    make_one(&app, &event_id, &request, body::parse_known(&body)?).await
 }
 
 /// Book seats of an event, all or nothing
@@ -222,7 +239,7 @@ pub async fn make_reservations(
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path)?;
     let body = body::read_list(&request, payload).await?;
-    let wanted: ListRequest = body::parse(&body)?;
+    let wanted: ListRequest = body::parse_known(&body)?;
     let List::Are(items) = wanted.items else {
         unreachable!("parsing refuses a body without its list");
     };
@@ -250,10 +267,8 @@ async fn make_one(
     app: &App,
     event_id: &EventId,
     request: &HttpRequest,
-    payload: Payload,
+    wanted: ReservationRequest,
 ) -> Result<HttpResponse, Problem> {
-    let body = body::read(request, payload).await?;
-    let wanted: ReservationRequest = body::parse(&body)?;
     let ReservationRequest { partner_id, seats, hold_seconds, reference } = wanted;
     let reserve = Reserve {
         partner_id: partner_id.must(),

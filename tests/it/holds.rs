@@ -128,6 +128,7 @@ async fn a_hold_is_extended_and_a_booking_is_not() {
         let extended = extend(json!(86_400)).await.json();
         let later = time(&extended["holdExpiresAt"]) - time(&before["holdExpiresAt"]);
         assert!(later.whole_seconds() > 86_000, "{later}");
+        assert_eq!(app.get(&held).await.json(), extended);
         for seconds in [json!(9), json!(86_401), json!(60.5), json!("60"), json!(null)] {
             extend(seconds).await.problem(400, "validation_failed");
         }
@@ -148,8 +149,11 @@ async fn a_part_is_given_back() {
             let (path, body) = (path.to_owned(), json!({"seats": seats}).to_string());
             async move { app.send(Method::PATCH, &path, &[], Some(body)).await }
         };
-        assert_eq!(keep(&booked, json!(2)).await.json()["seats"], 2);
-        assert_eq!(keep(&held, json!(1)).await.json()["seats"], 1);
+        for (path, seats) in [(&booked, 2), (&held, 1)] {
+            let kept = keep(path, json!(seats)).await.json();
+            assert_eq!(kept["seats"], seats);
+            assert_eq!(app.get(path).await.json(), kept);
+        }
         assert_eq!(event(app).await, [7, 1, 1]);
         let problem = keep(&booked, json!(3)).await.problem(400, "validation_failed");
         assert_eq!(problem["errors"][0]["detail"], "must be at most 2, which it has now");
@@ -254,6 +258,41 @@ async fn several_are_made_together_or_not_at_all() {
     .await;
 }
 
+/// Misspelt, it would sell what was to be held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_is_not_known_is_refused() {
+    with_app(async |app| {
+        app.make_event("e", 10).await;
+        let held = app.made_in("e", hold()).await;
+        let misspelt = json!({"partnerId": "abc-corp", "seats": 1, "hold_seconds": 60, "x": 1});
+        let cases = [
+            (Method::POST, "/events/e/reservations", misspelt.clone(), vec!["hold_seconds", "x"]),
+            (Method::POST, "/events", json!({"name": "E", "totalSeats": 1, "status": "paused"}), {
+                vec!["status"]
+            }),
+            (Method::PATCH, "/events/e", json!({"name": "E", "maxSeatsPerReservation": 5}), {
+                vec!["maxSeatsPerReservation"]
+            }),
+            (Method::PATCH, &held, json!({"seats": 1, "partnerId": "x"}), vec!["partnerId"]),
+        ];
+        for (method, path, body, names) in cases {
+            let headers = [("if-match", "*")];
+            let answer = app.send(method, path, &headers, Some(body.to_string())).await;
+            let problem = answer.problem(400, "validation_failed");
+            let errors = problem["errors"].as_array().expect("a list");
+            let fields: Vec<_> =
+                errors.iter().filter_map(|error| error["field"].as_str()).collect();
+            assert_eq!(fields, names, "{path}");
+        }
+        assert_eq!(app.get("/events/e").await.json()["version"], 1);
+        // But for the original contract, which has never refused any.
+        app.post("/reservations", misspelt).await.made();
+        let missing = app.get(&held.replace("/e/", "/missing/")).await;
+        missing.problem(404, "event_not_found");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_wrong_is_told_where() {
     with_app(async |app| {
@@ -269,6 +308,7 @@ async fn a_list_that_is_wrong_is_told_where() {
             ["items[1].holdSeconds", "items[1].seats", "items[2].reference", "items[2].seats"];
         assert_eq!(fields, expected.map(Some));
         let no_lists = [
+            json!([{"seats": 1, "hold_seconds": 60}]),
             json!([]),
             json!({}),
             json!([3]),

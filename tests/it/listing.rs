@@ -45,6 +45,9 @@ async fn the_newest_comes_first_in_pages_of_any_size() {
         for (limit, goes_on) in [(27, true), (28, false), (29, false)] {
             let page = app.get(&format!("/events/e/reservations?limit={limit}")).await.json();
             assert_eq!(page["nextCursor"].is_string(), goes_on, "{limit}");
+            let cursor = page["nextCursor"].as_str().unwrap_or("1").to_owned();
+            let digits = |part: &str| (1..=18).contains(&part.len()) && part.parse::<u64>().is_ok();
+            assert!(cursor.splitn(2, '.').all(digits), "as the document says: {cursor}");
         }
     })
     .await;
@@ -96,7 +99,8 @@ async fn only_those_who_are_asked_for_are_listed() {
             "partnerId=",
             "reference=",
             "partnerID=xyz",
-            "cursor=1",
+            "cursor=1.",
+            "cursor=9223372036854775807",
             "cursor=x.y",
             "cursor=-1.1",
             "status=held&status=expired",

@@ -85,7 +85,7 @@ pub async fn list_reservations(
         app.find_event(&event_id).await?;
     }
     let items = page.reservations.iter().map(ReservationBody::from).collect();
-    let next_cursor = page.next.map(|next| format!("{}.{}", next.version, next.place));
+    let next_cursor = page.next.map(cursor);
     let mut response = HttpResponse::Ok();
     response.insert_header((header::VARY, "Accept"));
     Ok(response.json(PageBody { items, next_cursor }))
@@ -94,12 +94,24 @@ pub async fn list_reservations(
 const STATUS_MUST_BE: &str = "must be held, confirmed, cancelled or expired";
 const CURSOR_MUST_BE: &str = "must be a nextCursor of this listing";
 
-/// The place that a cursor stands for.
-fn position(cursor: &str) -> Option<Position> {
-    let (version, place) = cursor.split_once('.')?;
-    let number = |digits: &str| digits.parse().ok().filter(|number: &i64| *number >= 0);
-    Some(Position { version: number(version)?, place: number(place)? })
+/// A place in the journal: the version, and the place in it unless all of it is still to come.
+fn cursor(next: Position) -> String {
+    let Position { version, place } = next;
+    if place == i64::MAX { version.to_string() } else { format!("{version}.{place}") }
 }
+
+fn position(cursor: &str) -> Option<Position> {
+    let number = |digits: &str| {
+        let digits = (digits.len() <= CURSOR_DIGITS_MAX).then_some(digits)?;
+        digits.parse().ok().filter(|number: &i64| *number >= 0)
+    };
+    Some(match cursor.split_once('.') {
+        Some((version, place)) => Position { version: number(version)?, place: number(place)? },
+        None => Position { version: number(cursor)?, place: i64::MAX },
+    })
+}
+
+const CURSOR_DIGITS_MAX: usize = 18;
 
 /// Whether CSV is what the caller would rather have.
 fn wants_csv(request: &HttpRequest) -> bool {
@@ -235,7 +247,7 @@ struct ListQuery {
     #[param(value_type = i32, required = false, minimum = 1, maximum = 200, default = 50)]
     limit: Option<i32>,
     /// The `nextCursor` of the page before.
-    #[param(value_type = String, required = false, pattern = r"^[0-9]{1,18}\.[0-9]{1,18}$")]
+    #[param(value_type = String, required = false, pattern = r"^[0-9]{1,18}(\.[0-9]{1,18})?$")]
     cursor: Option<String>,
 }
 

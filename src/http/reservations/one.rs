@@ -15,7 +15,7 @@ use super::ReservationBody;
 use crate::domain::{
     Acceptance, Action, Alter, Command, EventId, HoldTime, Reservation, ReservationId, SeatCount,
 };
-use crate::http::body::{self, Field};
+use crate::http::body::{self, Field, Fields};
 use crate::http::headers::{IfMatchHeader, if_match, shown};
 use crate::http::openapi::problems;
 use crate::http::problem::Problem;
@@ -45,6 +45,14 @@ pub struct ShrinkRequest {
     seats: Field<SeatCount>,
 }
 
+impl Fields for ExtendRequest {
+    const FIELDS: &'static [&'static str] = &["holdSeconds"];
+}
+
+impl Fields for ShrinkRequest {
+    const FIELDS: &'static [&'static str] = &["seats"];
+}
+
 /// The ids in a path.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,11 +79,15 @@ impl Target {
 
     async fn find(self, app: &App, until: Instant) -> Result<Reservation, Problem> {
         let Self { event_id, id } = self;
+        let event = event_id.clone();
         // In a task of its own: dropped in the middle of a read, with a request whose client has
         // hung up, the connection to the database would have to be closed.
         let store = Arc::clone(&app.store);
         let read = async move { store.reservation(id, event_id.as_ref(), until).await };
         let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
+        if let (None, Some(event)) = (&found, event) {
+            app.find_event(&event).await?;
+        }
         found.ok_or_else(Problem::reservation_not_found)
     }
 
@@ -130,7 +142,7 @@ async fn extend(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(request, payload).await?;
-    let wanted: ExtendRequest = body::parse(&body)?;
+    let wanted: ExtendRequest = body::parse_known(&body)?;
     alter(app, ids, Action::Extend(wanted.hold_seconds.must()), request).await
 }
 
@@ -141,7 +153,7 @@ async fn shrink(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(request, payload).await?;
-    let wanted: ShrinkRequest = body::parse(&body)?;
+    let wanted: ShrinkRequest = body::parse_known(&body)?;
     alter(app, ids, Action::Shrink(wanted.seats.must()), request).await
 }
 

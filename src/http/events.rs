@@ -113,17 +113,19 @@ pub struct EventRequest {
     /// 10 if it is left out. Never changes.
     #[serde(default)]
     #[garde(custom(most_seats))]
-    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000)]
+    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000, example = 10)]
     max_seats_per_reservation: Field<SeatCount>,
     /// Nothing is sold or held before.
     #[serde(default)]
     #[garde(custom(body::optional))]
-    #[schema(required = false, value_type = Option<String>, format = DateTime)]
+    #[schema(required = false, value_type = Option<String>, format = DateTime,
+        example = "2026-01-31T12:00:00Z")]
     sales_open_at: Field<Option<Timestamp>>,
     /// Nothing is sold or held from then on.
     #[serde(default)]
     #[garde(custom(body::optional))]
-    #[schema(required = false, value_type = Option<String>, format = DateTime)]
+    #[schema(required = false, value_type = Option<String>, format = DateTime,
+        example = "2030-01-31T12:00:00Z")]
     sales_close_at: Field<Option<Timestamp>>,
 }
 

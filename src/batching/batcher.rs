@@ -152,15 +152,15 @@ impl<S: Store> Batcher<S> {
         while self.in_hand.len() < limit
             && let Some(queued) = queue.pop_front()
         {
-            rows += queued.command.rows();
+            let more = queued.command.rows();
             if queued.send_by < now {
-                rows -= queued.command.rows();
                 queued.answer(Err(Rejection::Overloaded));
-            } else if rows > BATCH_ROWS_MAX && !self.in_hand.is_empty() {
+            } else if rows > 0 && rows + more > BATCH_ROWS_MAX {
                 // What is asked for as a whole is never split.
                 queue.push_front(queued);
                 return;
             } else {
+                rows += more;
                 self.in_hand.push(queued);
             }
         }
@@ -402,7 +402,8 @@ fn unknown(command: &Command, acceptance: &Acceptance, base_version: Option<i64>
             (first.map(|made| made.id), first.map(|made| made.version - 1))
         }
         Acceptance::Unaltered(made) => (Some(made.id), Some(made.version - 1)),
-        Acceptance::EventUnchanged(event) => (None, Some(event.version - 1)),
+        // Nobody may ever have changed it.
+        Acceptance::EventUnchanged(event) => (None, Some((event.version - 1).max(0))),
     };
     Rejection::OutcomeUnknown { reservation_id, base_version }
 }

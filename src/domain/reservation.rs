@@ -153,16 +153,6 @@ impl ChangeKind {
         Self::ALL.into_iter().find(|kind| *kind as i16 == number)
     }
 
-    /// Whether it makes a reservation, as against changing one.
-    pub fn makes(self) -> bool {
-        match self {
-            Self::Reserved | Self::Held => true,
-            Self::Confirmed | Self::Extended | Self::Shrunk | Self::Cancelled | Self::Expired => {
-                false
-            }
-        }
-    }
-
     /// What a reservation has become by it; `None` where that stays as it was.
     pub fn status(self) -> Option<Status> {
         match self {

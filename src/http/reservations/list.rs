@@ -132,7 +132,7 @@ async fn fill(
 ) -> Result<Page, Problem> {
     let until = app.answer_by();
     let mut filled = Page { reservations: Vec::new(), next: Some(from) };
-    for _ in 0..STATEMENTS_MAX {
+    for looked in 0..STATEMENTS_MAX {
         let found = filled.reservations.len() as i64;
         let Some(from) = filled.next.filter(|_| found < limit) else { break };
         match list(app, event_id, filter, from, limit - found, until).await {
@@ -140,8 +140,8 @@ async fn fill(
                 filled.reservations.extend(more.reservations);
                 filled.next = more.next;
             }
-            // A page may end early.
-            Err(_) if found > 0 => break,
+            // A page may end early, and the next one goes on from there.
+            Err(_) if looked > 0 => break,
             Err(problem) => return Err(problem),
         }
     }

@@ -312,7 +312,8 @@ proptest! {
             prop_assert_eq!(after.version, 42);
             let before = case.find(after.id);
             prop_assert_eq!(*previous_version, before.map(|before| before.version));
-            prop_assert_eq!(kind.makes(), before.is_none());
+            let makes = matches!(kind, ChangeKind::Reserved | ChangeKind::Held);
+            prop_assert_eq!(makes, before.is_none());
             prop_assert_eq!(kind.status().unwrap_or(after.status), after.status);
             let taken = owned(after) - before.map_or(0, owned);
             prop_assert_eq!(kind.seats_taken((*seats).into()), i64::from(taken));

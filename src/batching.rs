@@ -25,11 +25,13 @@ mod clock;
 mod settle;
 mod summaries;
 mod sweeper;
+mod versions;
 
 use batcher::Batcher;
 
 pub use summaries::{Summaries, SummaryUnavailable};
 pub use sweeper::sweep;
+pub use versions::{LatestVersions, look_for_versions};
 
 /// Events with a batcher at the same time. Far above what is hot at once; it bounds what requests
 /// for made-up events can occupy.
@@ -92,6 +94,7 @@ struct Shared<S> {
     runtime: Handle,
     batchers: TaskTracker,
     mailboxes: RwLock<Mailboxes>,
+    latest_versions: LatestVersions,
 }
 
 #[derive(Default)]
@@ -127,7 +130,13 @@ impl<S: Store> Batching<S> {
             runtime,
             batchers: TaskTracker::new(),
             mailboxes: RwLock::default(),
+            latest_versions: LatestVersions::default(),
         }))
+    }
+
+    /// Where batchers tell of what they commit.
+    pub fn latest_versions(&self) -> &LatestVersions {
+        &self.0.latest_versions
     }
 
     /// An id for a reservation that is about to be made.

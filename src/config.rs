@@ -30,6 +30,8 @@ WORKERS                   (cores)          threads that serve HTTP
 DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180
 REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
+STREAM_BYTES_PER_SECOND_MAX
+                          64000000         what all event streams send together, 1000000 or more
 RUST_LOG                  info             what to log: error, warn, info, debug, or module=level
                                            (our own lines; by default less of the libraries)";
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub database_connections_max: usize,
     pub request_timeout: Duration,
     pub mailbox_commands_max: usize,
+    /// Of all streams together.
+    pub stream_bytes_per_second_max: u64,
 }
 
 /// Where the data is.
@@ -91,6 +95,12 @@ impl Config {
                 60_000,
             )?),
             mailbox_commands_max: settings.number("MAILBOX_COMMANDS_MAX", 10_000, 1, 1_000_000)?,
+            stream_bytes_per_second_max: settings.number(
+                "STREAM_BYTES_PER_SECOND_MAX",
+                64_000_000,
+                1_000_000,
+                10_000_000_000,
+            )?,
         })
     }
 }

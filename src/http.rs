@@ -25,6 +25,7 @@ use crate::domain::{Acceptance, Command, EventId, Timestamp};
 use crate::store::PostgresStore;
 
 mod body;
+mod changes;
 mod error;
 mod events;
 mod headers;
@@ -33,11 +34,14 @@ mod problem;
 mod query;
 mod reservations;
 mod service;
+mod stream;
 mod unread;
 
 use problem::{Code, Problem};
 use reservations::{list, one};
 use unread::KeptBody;
+
+pub use stream::Streams;
 
 /// What the handlers work with.
 pub struct App {
@@ -48,6 +52,7 @@ pub struct App {
     pub request_timeout: Duration,
     /// For the pages of exports that are read at once, so that they leave room for other reads.
     pub export_pages: Semaphore,
+    pub streams: Streams,
 }
 
 impl App {
@@ -139,6 +144,8 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(one::shrink_reservation)
         .service(reservations::make_reservations)
         .service(list::list_reservations)
+        .service(changes::list_changes)
+        .service(stream::stream_changes)
         .service(events::list_events)
         .service(events::make_event)
         .service(events::change_event)

@@ -11,6 +11,8 @@ use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::Backlog;
+#[cfg(target_os = "linux")]
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -23,7 +25,7 @@ use uuid::Uuid;
 
 use crate::batching::{self, Batching, Settings, Summaries};
 use crate::config::{Config, Database};
-use crate::http::{self, App};
+use crate::http::{self, App, Streams};
 use crate::postgres::{self, LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
@@ -46,6 +48,9 @@ const STOP_MAX_S: u64 = 10;
 const _: () = assert!(STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S + STOP_TIMEOUT_S < STOP_MAX_S);
 /// Connections that may wait to be accepted: all partners call in the same second.
 const BACKLOG: i32 = 4096;
+/// How long a client may take nothing of what is sent to it, such as a stream that nobody reads.
+#[cfg(target_os = "linux")]
+const UNTAKEN_MAX_MS: u32 = 30_000;
 /// Of the connections for reads, exports use so many, each for the time of a page.
 const EXPORT_PAGES_MAX: usize = 2;
 /// How often the private PostgreSQL is looked after.
@@ -188,6 +193,9 @@ pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
         let listener = TcpListener::bind(address).and_then(|listener| {
             // The standard library's own backlog is for 128 callers in the same moment.
             nix::sys::socket::listen(&listener, Backlog::new(BACKLOG)?)?;
+            // What is accepted has it, too.
+            #[cfg(target_os = "linux")]
+            nix::sys::socket::setsockopt(&listener, TcpUserTimeout, &UNTAKEN_MAX_MS)?;
             Ok(listener)
         });
         match listener {
@@ -267,7 +275,9 @@ pub struct Server {
     http: ServerHandle,
     running: JoinHandle<io::Result<()>>,
     batching: Batching<PostgresStore>,
-    sweeper: JoinHandle<()>,
+    streams: Streams,
+    /// The sweeper, and the look for what other replicas do.
+    chores: [JoinHandle<()>; 2],
 }
 
 impl Server {
@@ -288,10 +298,12 @@ impl Server {
         let made = app.store.make_event(event, Uuid::new_v4(), until).await;
         made.map_err(ServeError::DefaultEvent)?;
 
-        let batching = app.batching.clone();
-        let sweeping =
-            batching::sweep(Arc::clone(&app.store), batching.clone(), config.request_timeout);
-        let sweeper = tokio::spawn(sweeping);
+        let (batching, streams) = (app.batching.clone(), app.streams.clone());
+        let (store, timeout) = (&app.store, config.request_timeout);
+        let sweeping = batching::sweep(Arc::clone(store), batching.clone(), timeout);
+        let versions = batching.latest_versions().clone();
+        let looking = batching::look_for_versions(Arc::clone(store), versions, timeout);
+        let chores = [tokio::spawn(sweeping), tokio::spawn(looking)];
         let app = Data::new(app);
         let mut server = HttpServer::new(move || http::application(app.clone()))
             .workers(config.workers)
@@ -312,7 +324,7 @@ impl Server {
             database.describe(),
             event.id,
         );
-        Ok(Self { address, http, running, batching, sweeper })
+        Ok(Self { address, http, running, batching, streams, chores })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -322,7 +334,8 @@ impl Server {
     /// Accepts no more, answers what was taken in, and settles what is in flight.
     pub async fn stop(self) {
         log::info!("stopping");
-        self.sweeper.abort();
+        self.chores.iter().for_each(JoinHandle::abort);
+        self.streams.stop();
         self.http.stop(true).await;
         match self.running.await {
             Ok(Ok(())) => {}
@@ -343,8 +356,16 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
     let store =
         Arc::new(PostgresStore::new(options.clone(), limits, request_timeout / 2, runtime.clone()));
     let settings = Settings { request_timeout, mailbox_commands_max: config.mailbox_commands_max };
+    let batching = Batching::new(Arc::clone(&store), settings, Uuid::now_v7, runtime.clone());
     App {
-        batching: Batching::new(Arc::clone(&store), settings, Uuid::now_v7, runtime.clone()),
+        streams: Streams::new(
+            Arc::clone(&store),
+            batching.latest_versions().clone(),
+            runtime.clone(),
+            request_timeout,
+            config.stream_bytes_per_second_max,
+        ),
+        batching,
         summaries: Summaries::new(Arc::clone(&store), request_timeout, runtime),
         store,
         default_event: config.default_event.id.clone(),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::{Change, Command, Event, EventChange, EventId, Named, Timestamp};
 
+mod changes;
 mod commit;
 mod connections;
 mod error;
@@ -21,6 +22,7 @@ pub mod schema;
 mod snapshot;
 pub(crate) mod verify;
 
+pub use changes::{ReservationChanged, Version, Versions};
 pub use error::{CommitError, Unavailable};
 pub use listing::{Filter, Page, Position};
 pub use postgres::{ConnectionLimits, PostgresStore, session_options};

@@ -224,6 +224,7 @@ impl<S: Store> Batcher<S> {
         self.remembered = None;
         match settled {
             Settled::Committed(counters) => {
+                self.shared.latest_versions.reached(&self.event_id, batch.base_version + 1);
                 self.remembered =
                     counters.map(|counters| Remembered::after(event, &batch, &counters));
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);

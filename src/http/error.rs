@@ -11,6 +11,8 @@ use crate::store::Unavailable;
 
 /// A full queue is worked off in well under this time.
 const RETRY_AFTER_OVERLOAD: Duration = Duration::from_secs(1);
+/// Streams are open for long.
+const RETRY_AFTER_STREAM: Duration = Duration::from_secs(10);
 /// A database that restarts is back after about this time.
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(2);
 
@@ -124,6 +126,11 @@ impl Problem {
                 Self::outcome_unknown(id)
             }
         }
+    }
+
+    pub fn too_many_streams() -> Self {
+        Self::new(Code::Overloaded, "Too many streams are open; nothing happened")
+            .retry_after(RETRY_AFTER_STREAM)
     }
 
     fn overloaded() -> Self {

@@ -28,6 +28,7 @@ use super::reservations::ListBody;
     tags(
         (name = "reservations", description = "Book, hold, confirm, shrink, cancel, list"),
         (name = "events", description = "Make them, change them, and see what is left"),
+        (name = "changes", description = "Follow what happens to an event"),
         (name = "service", description = "The service itself"),
     ),
     components(schemas(ProblemBody, ListBody)),

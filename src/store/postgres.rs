@@ -10,8 +10,10 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::error;
-use super::{Batch, Commit, CommitError, Filter, Page, Position, Snapshot, Store, Unavailable};
-use super::{commit, events, listing, reservations, snapshot};
+use super::{
+    Batch, Commit, CommitError, Filter, Page, Position, Snapshot, Store, Unavailable, Versions,
+};
+use super::{changes, commit, events, listing, reservations, snapshot};
 use crate::domain::{Command, Event, EventId, NewEvent, Reservation, ReservationId};
 
 /// A read that meets a connection which broke while it was idle is asked once more on a new one.
@@ -116,6 +118,28 @@ impl PostgresStore {
         until: Instant,
     ) -> Result<Page, Unavailable> {
         ask!(self.reads, until, listing::list(event_id, filter, from, count, changes))
+    }
+
+    /// Some of the versions of an event, from the one after `after` on; `None` if there is no such
+    /// event.
+    pub async fn changes(
+        &self,
+        event_id: &EventId,
+        after: i64,
+        count: i64,
+        changes: i64,
+        until: Instant,
+    ) -> Result<Option<Versions>, Unavailable> {
+        ask!(self.reads, until, changes::changes(event_id, after, count, changes))
+    }
+
+    /// At which version each of the events is.
+    pub async fn versions_of(
+        &self,
+        event_ids: &[EventId],
+        until: Instant,
+    ) -> Result<Vec<(String, i64)>, Unavailable> {
+        ask!(self.reads, until, changes::versions_of(event_ids))
     }
 
     /// Makes an event; `None` if there is one with its id that another request made. `made_by`

@@ -1,6 +1,7 @@
 //! The service as its users meet it: over HTTP, on a real PostgreSQL, as a process.
 
 mod auditor;
+mod changes;
 mod chaos;
 mod clients;
 mod concurrency;

@@ -1,0 +1,77 @@
+//! How far the events are that somebody watches: told by the batchers as they commit, and by a look
+//! into the database for what other replicas commit.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::domain::EventId;
+use crate::store::PostgresStore;
+
+/// How late the commits of another replica are noticed.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// The newest versions known here of the events that are watched. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct LatestVersions(Arc<RwLock<HashMap<EventId, watch::Sender<i64>>>>);
+
+impl LatestVersions {
+    /// Tells of each version from `version` on that becomes known, but not of every one between:
+    /// who is slow sees the newest.
+    pub fn watch(&self, event_id: &EventId, version: i64) -> watch::Receiver<i64> {
+        let mut watched = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let sender = watched.entry(event_id.clone()).or_insert_with(|| watch::channel(version).0);
+        sender.subscribe()
+    }
+
+    /// Ends what [`Self::watch`] began.
+    pub fn forget(&self, event_id: &EventId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(event_id);
+    }
+
+    /// An event has come to a version. Costs little where nobody watches.
+    pub fn reached(&self, event_id: &EventId, version: i64) {
+        let watched = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = watched.get(event_id) {
+            sender.send_if_modified(|latest| {
+                let is_newer = version > *latest;
+                *latest = version.max(*latest);
+                is_newer
+            });
+        }
+    }
+
+    fn watched(&self) -> Vec<EventId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}
+
+/// Looks for versions that other replicas made, one statement for all events that are watched, as
+/// long as it is polled.
+pub async fn look_for_versions(
+    store: Arc<PostgresStore>,
+    latest: LatestVersions,
+    request_timeout: Duration,
+) {
+    loop {
+        sleep(PAUSE).await;
+        let watched = latest.watched();
+        if watched.is_empty() {
+            continue;
+        }
+        match store.versions_of(&watched, Instant::now() + request_timeout).await {
+            Ok(versions) => {
+                for (id, version) in versions {
+                    if let Some(id) = EventId::parse(&id) {
+                        latest.reached(&id, version);
+                    }
+                }
+            }
+            // Whoever watches is told once it is there again.
+            Err(failure) => log::debug!("looking for versions: {}", crate::chain(&failure)),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! What changed, as it changes: Server-Sent Events.
+//!
+//! One tail for each event that is followed here reads the journal as soon as somebody says that
+//! there is more, and encodes each version once. Streams only take from it, at their own pace: who
+//! is too slow finds that his place is gone, and is told where to go on. Nobody waits for a stream.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::web::{Bytes, Data, Path};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, get};
+use futures_util::stream;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::changes::{VERSION_MUST_BE, version};
+use super::openapi::problems;
+use super::problem::Problem;
+use super::query::Query;
+use super::{App, WasHead, event_id};
+use crate::batching::LatestVersions;
+use crate::domain::EventId;
+use crate::store::{PostgresStore, Versions};
+
+mod budget;
+mod tail;
+
+use budget::{Budget, Share};
+use tail::{After, RECENT_MAX, Tail};
+
+/// Streams that are open at once.
+pub const STREAMS_MAX: usize = 2_000;
+/// From one look of a tail into the journal to the next, so that a busy event costs no more of
+/// them. What is new is there for streams in well under 50 ms.
+const TAIL_PAUSE: Duration = Duration::from_millis(20);
+/// After a look that failed.
+const TAIL_RETRY: Duration = Duration::from_secs(1);
+/// What a tail reads at once.
+const TAIL_VERSIONS: i64 = 1_000;
+const TAIL_CHANGES: i64 = 10_000;
+/// What a stream that begins in the past reads at once: it is in memory until the client has taken
+/// it.
+const PAST_VERSIONS: i64 = 250;
+const PAST_CHANGES: i64 = 250;
+/// Of the connections for reads, streams that begin in the past use so many.
+const PAST_READS_MAX: usize = 2;
+/// Such a stream waits so long until it may send more.
+const PAST_WAIT_MAX: Duration = Duration::from_secs(5);
+const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
+/// Proxies end a connection on which nothing happens, many after a minute.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// When a client is to come back: after the end of a stream, and after it was dropped.
+const RETRY_MS: u64 = 1_000;
+const BEHIND_RETRY_MS: u64 = 2_000;
+const BEHIND_RETRY_SPREAD_MS: u64 = 6_000;
+
+/// The streams of this process, and what they share. Cheap to clone.
+#[derive(Clone)]
+pub struct Streams(Arc<Shared>);
+
+struct Shared {
+    store: Arc<PostgresStore>,
+    latest: LatestVersions,
+    /// Tails run here, and not on the worker that got a request.
+    runtime: Handle,
+    request_timeout: Duration,
+    recent_bytes_max: usize,
+    budget: Budget,
+    places: Arc<Semaphore>,
+    past_reads: Semaphore,
+    /// Cancelled when the service stops.
+    stop: CancellationToken,
+    followed: Mutex<HashMap<EventId, Followed>>,
+}
+
+/// An event that has a stream at least.
+struct Followed {
+    tail: Arc<Tail>,
+    streams: usize,
+    _reading: AbortOnDropHandle<()>,
+}
+
+impl Streams {
+    /// `bytes_per_second_max` is what all streams send together, at most, and what they keep of an
+    /// event is a part of it.
+    pub fn new(
+        store: Arc<PostgresStore>,
+        latest: LatestVersions,
+        runtime: Handle,
+        request_timeout: Duration,
+        bytes_per_second_max: u64,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            latest,
+            runtime,
+            request_timeout,
+            recent_bytes_max: usize::try_from(bytes_per_second_max / 4).unwrap_or(usize::MAX),
+            budget: Budget::new(bytes_per_second_max),
+            places: Arc::new(Semaphore::new(STREAMS_MAX)),
+            past_reads: Semaphore::new(PAST_READS_MAX),
+            stop: CancellationToken::new(),
+            followed: Mutex::default(),
+        }))
+    }
+
+    /// Ends all streams, and those that are opened from now on.
+    pub fn stop(&self) {
+        self.0.stop.cancel();
+    }
+
+    /// Opens a stream of what follows `position`; `None` if too many are open. `latest` is a version
+    /// that the event has.
+    fn open(&self, event_id: &EventId, position: i64, latest: i64) -> Option<Consumer> {
+        let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
+        let tail = self.0.follow(event_id, latest);
+        Some(Consumer {
+            reached: tail.reached(),
+            share: self.0.budget.share(),
+            shared: Arc::clone(&self.0),
+            event_id: event_id.clone(),
+            tail,
+            position,
+            is_live: false,
+            stage: Stage::New,
+            _place: place,
+        })
+    }
+}
+
+impl Shared {
+    fn follow(self: &Arc<Self>, event_id: &EventId, latest: i64) -> Arc<Tail> {
+        let mut followed = self.followed();
+        let event = followed.entry(event_id.clone()).or_insert_with(|| {
+            let tail = Arc::new(Tail::new(latest, self.recent_bytes_max));
+            // A stream alone keeps the service's state alive, and not its tail.
+            let (store, newer) = (Arc::clone(&self.store), self.latest.watch(event_id, latest));
+            let reading =
+                read(Arc::clone(&tail), store, event_id.clone(), newer, self.request_timeout);
+            let reading = AbortOnDropHandle::new(self.runtime.spawn(reading));
+            Followed { tail, streams: 0, _reading: reading }
+        });
+        event.streams += 1;
+        Arc::clone(&event.tail)
+    }
+
+    fn leave(&self, event_id: &EventId) {
+        let mut followed = self.followed();
+        let event = followed.get_mut(event_id).expect("it has a stream");
+        event.streams -= 1;
+        if event.streams == 0 {
+            followed.remove(event_id);
+            self.latest.forget(event_id);
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<EventId, Followed>> {
+        // Nothing that can panic happens half way through a change of it.
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a tail up to date, as long as it is polled.
+async fn read(
+    tail: Arc<Tail>,
+    store: Arc<PostgresStore>,
+    event_id: EventId,
+    mut newer: watch::Receiver<i64>,
+    request_timeout: Duration,
+) {
+    loop {
+        let have = tail.latest();
+        // It ends with the last stream, not with the sender.
+        match timeout(RECENT_MAX, newer.wait_for(|version| *version > have)).await {
+            Ok(_) => {}
+            Err(_elapsed) => {
+                tail.forget();
+                continue;
+            }
+        }
+        let until = Instant::now() + request_timeout;
+        match store.changes(&event_id, have, TAIL_VERSIONS, TAIL_CHANGES, until).await {
+            Ok(Some(Versions { versions, latest })) => {
+                tail.publish(&versions);
+                if tail.latest() >= latest {
+                    sleep(TAIL_PAUSE).await;
+                }
+            }
+            Ok(None) => sleep(TAIL_RETRY).await,
+            Err(failure) => {
+                log::warn!("following event {event_id}: {}", crate::chain(&failure));
+                sleep(TAIL_RETRY).await;
+            }
+        }
+    }
+}
+
+/// One stream.
+struct Consumer {
+    shared: Arc<Shared>,
+    event_id: EventId,
+    tail: Arc<Tail>,
+    reached: watch::Receiver<i64>,
+    share: Share,
+    /// The last version that was sent.
+    position: i64,
+    /// Whether it has come to where the tail is.
+    is_live: bool,
+    stage: Stage,
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    New,
+    Open,
+    Over,
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.leave(&self.event_id);
+    }
+}
+
+impl Consumer {
+    /// What to send next; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        match self.stage {
+            Stage::New => {
+                self.stage = Stage::Open;
+                // An id without data is no event, but where a client goes on that is cut off now.
+                return Some(format!("retry: {RETRY_MS}\nid: {}\n\n", self.position).into());
+            }
+            Stage::Open => {}
+            Stage::Over => return None,
+        }
+        loop {
+            if self.shared.stop.is_cancelled() {
+                return None;
+            }
+            match self.tail.after(self.position) {
+                After::Text(text, last) => {
+                    self.is_live = true;
+                    if !self.shared.budget.take(&mut self.share, text.len()) {
+                        return Some(self.behind());
+                    }
+                    self.position = last;
+                    return Some(text);
+                }
+                After::Nothing => {
+                    self.is_live = true;
+                    let position = self.position;
+                    let stop = self.shared.stop.clone();
+                    tokio::select! {
+                        _ = self.reached.wait_for(|latest| *latest > position) => {}
+                        () = sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
+                        () = stop.cancelled() => return None,
+                    }
+                }
+                After::Gone if self.is_live => return Some(self.behind()),
+                After::Gone => return self.past().await,
+            }
+        }
+    }
+
+    /// The next versions of a stream that begins in the past.
+    async fn past(&mut self) -> Option<Bytes> {
+        let permit = self.shared.past_reads.acquire().await.ok()?;
+        let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
+        let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
+        let read = async move {
+            store.changes(&event_id, position, PAST_VERSIONS, PAST_CHANGES, until).await
+        };
+        // In a task of its own, so that a client that hangs up costs no connection.
+        let found = self.shared.runtime.spawn(read).await.ok()?;
+        drop(permit);
+        let versions = match found {
+            Ok(found) => found?.versions,
+            Err(failure) => {
+                log::warn!("a stream of event {} ends: {}", self.event_id, crate::chain(&failure));
+                return None;
+            }
+        };
+        let mut text = Vec::new();
+        for version in &versions {
+            tail::event(version, &mut text);
+        }
+        let wait_until = Instant::now() + PAST_WAIT_MAX;
+        while !self.shared.budget.take(&mut self.share, text.len()) {
+            if Instant::now() >= wait_until {
+                return Some(self.behind());
+            }
+            sleep(PAST_WAIT_STEP).await;
+        }
+        self.position = versions.last()?.version;
+        Some(text.into())
+    }
+
+    /// The last words to one that does not keep up, or that there is no room for: where to go on,
+    /// and when to try again.
+    fn behind(&mut self) -> Bytes {
+        self.stage = Stage::Over;
+        let spread = Uuid::new_v4().as_u128() as u64 % BEHIND_RETRY_SPREAD_MS;
+        let (event_id, after) = (&self.event_id, self.position);
+        format!(
+            "event: behind\nretry: {}\n\
+             data: {{\"after\":{after},\"changes\":\"/events/{event_id}/changes?after={after}\"}}\n\n",
+            BEHIND_RETRY_MS + spread,
+        )
+        .into()
+    }
+}
+
+/// What changes, as it changes
+///
+/// Server-Sent Events: the `data` of each is a version as `changes` lists it, and its `id` is the
+/// version. Every version comes once and in order, whichever replica makes it. A stream begins
+/// after the version that `Last-Event-ID` names (a browser's `EventSource` sends it by itself when
+/// it comes back), or `after`, or else with what happens from now on.
+///
+/// Where nothing changes, a comment comes every 15 seconds. A stream that does not keep up is ended
+/// with an event `behind`, whose `data` names the place in the feed to go on from; the event's
+/// `retry` says when a stream is worth another try. Streams end when the server stops.
+#[utoipa::path(
+    tag = "changes",
+    params(
+        ("eventId" = String, Path, example = "node-meetup-2025"),
+        ("after" = Option<i64>, Query, minimum = 0, maximum = 999_999_999_999_999_999i64,
+            description = "The last version that the caller has seen."),
+        ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$",
+            description = "The same, and counts before it."),
+    ),
+    responses(
+        (status = 200, description = "Server-Sent Events, without end", body = String,
+            content_type = "text/event-stream"),
+        StreamProblems,
+    ),
+)]
+#[get("/events/{eventId}/stream")]
+pub async fn stream_changes(
+    app: Data<App>,
+    path: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let event_id = event_id(&path)?;
+    let mut query = Query::of(&request)?;
+    let after = query.take("after", VERSION_MUST_BE, version)?;
+    query.end()?;
+    let position = last_event_id(&request)?.or(after);
+    let latest = app.find_event(&event_id).await?.version;
+    let position = position.unwrap_or(latest);
+    if position > latest {
+        // A mirror that goes on from there would miss what comes.
+        let detail = format!("must be a version that the event has had: it is at {latest}");
+        return Err(Problem::wrong("after", detail));
+    }
+    let mut response = HttpResponse::Ok();
+    response
+        .content_type("text/event-stream")
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        // nginx would keep events back until it has a buffer full of them.
+        .insert_header(("X-Accel-Buffering", "no"));
+    // The server would read all of it, and send nothing.
+    if request.extensions().contains::<WasHead>() {
+        return Ok(response.finish());
+    }
+    let consumer = app.streams.open(&event_id, position, latest);
+    let consumer = consumer.ok_or_else(Problem::too_many_streams)?;
+    let events = stream::unfold(consumer, async |mut consumer| {
+        let text = consumer.next().await?;
+        Some((Ok::<_, Problem>(text), consumer))
+    });
+    Ok(response.streaming(Box::pin(events)))
+}
+
+fn last_event_id(request: &HttpRequest) -> Result<Option<i64>, Problem> {
+    const NAME: &str = "Last-Event-ID";
+    let Some(given) = request.headers().get(NAME) else { return Ok(None) };
+    let given = given.to_str().ok().and_then(version);
+    given.map(Some).ok_or_else(|| Problem::wrong(NAME, VERSION_MUST_BE))
+}
+
+problems! {
+    StreamProblems: ValidationFailed, EventNotFound, Internal, Overloaded, DatabaseUnavailable;
+}

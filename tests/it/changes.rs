@@ -1,0 +1,355 @@
+//! The journal over HTTP: as a feed, and as a stream.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use reqwest::{Client, Method, Response};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::binary::Binary;
+use crate::support::{DEFAULT_EVENT, TestApp, TestDatabase, with_app, with_settings};
+
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An open stream.
+struct Follower {
+    response: Response,
+    text: String,
+}
+
+/// A Server-Sent Event.
+#[derive(Debug)]
+struct Event {
+    name: Option<String>,
+    id: Option<i64>,
+    data: Option<Value>,
+}
+
+impl Follower {
+    async fn open(base: &str, path: &str, last_event_id: Option<i64>) -> Self {
+        let mut request = Client::new().get(format!("{base}{path}"));
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = request.send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self { response, text: String::new() }
+    }
+
+    /// The next event; `None` at the end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    let line = event.lines().find_map(|line| line.strip_prefix(name))?;
+                    Some(line.to_owned())
+                };
+                let event = Event {
+                    name: field("event: "),
+                    id: field("id: ").map(|id| id.parse().expect("a number")),
+                    data: field("data: ").map(|data| serde_json::from_str(&data).expect("JSON")),
+                };
+                self.text = rest.to_owned();
+                return Some(event);
+            }
+            let read = timeout(PATIENCE, self.response.chunk()).await.expect("something in time");
+            // A server that is killed does not end the answer.
+            let chunk = read.ok().flatten()?;
+            self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+    }
+
+    /// The next version.
+    async fn version(&mut self) -> Value {
+        loop {
+            let event = self.next().await.expect("the stream goes on");
+            let Some(data) = event.data else { continue };
+            assert_eq!(event.name, None, "{data}");
+            assert_eq!(data["version"].as_i64(), event.id);
+            return data;
+        }
+    }
+}
+
+/// All versions by the feed.
+async fn feed(app: &TestApp, event: &str, limit: usize) -> Vec<Value> {
+    let mut versions = Vec::new();
+    loop {
+        let after = versions.len();
+        let page =
+            app.get(&format!("/events/{event}/changes?after={after}&limit={limit}")).await.json();
+        let items = page["items"].as_array().expect("a list");
+        assert!(items.len() <= limit, "{page}");
+        versions.extend(items.clone());
+        if page["latestVersion"] == versions.len() {
+            return versions;
+        }
+        assert!(!items.is_empty(), "{page}");
+    }
+}
+
+fn check_gapless(versions: &[Value], after: i64) {
+    for (version, number) in versions.iter().zip(after + 1..) {
+        assert_eq!(version["version"], number, "{versions:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_of_the_feed_has_what_the_listing_has() {
+    with_app(async |app| {
+        app.make_event("e", 100).await;
+        let held = json!({"partnerId": "abc-corp", "seats": 5, "holdSeconds": 60});
+        let sold = json!({"partnerId": "xyz", "seats": 4});
+        let kept = app.made_in("e", held.clone()).await;
+        app.post(&format!("{kept}/extend"), json!({"holdSeconds": 100})).await;
+        app.post(&format!("{kept}/confirm"), json!(0)).await;
+        let cancelled = app.made_in("e", sold.clone()).await;
+        app.delete(&cancelled).await;
+        let shrunk = app.made_in("e", sold).await;
+        app.patch(&shrunk, "*", json!({"seats": 1})).await;
+        app.made_in("e", held).await;
+        app.end_holds().await;
+        // Whichever comes first, the sweeper or this, expires the hold.
+        let rest = json!({"partnerId": "xyz", "items": vec![json!({"seats": 10}); 9]});
+        app.post("/events/e/reservations/batch", rest).await.made();
+        let items = [json!({"seats": 1, "reference": "a"}), json!({"seats": 2, "holdSeconds": 90})];
+        let list = json!({"partnerId": "xyz", "items": items});
+        app.post("/events/e/reservations/batch", list).await.made();
+        let window = json!({"salesCloseAt": "2000-01-01T00:00:00Z", "name": "E"});
+        assert_eq!(app.patch("/events/e", "*", window).await.status, 200);
+        app.post("/events/e/reservations", json!({"partnerId": "a", "seats": 1})).await;
+        let open = json!({"salesCloseAt": null, "totalSeats": 120, "status": "on_sale"});
+        assert_eq!(app.patch("/events/e", "*", open).await.status, 200);
+
+        for limit in [1, 3, 1000] {
+            let versions = feed(app, "e", limit).await;
+            check_gapless(&versions, 0);
+            let event = app.get("/events/e").await.json();
+            assert_eq!(event["version"], versions.len());
+
+            let mut mirror: HashMap<String, (String, i64, String)> = HashMap::new();
+            let mut event_changes = Vec::new();
+            let mut available = 100;
+            for change in versions.iter().flat_map(|v| v["changes"].as_array().expect("a list")) {
+                let kind = change["type"].as_str().expect("a word");
+                if kind == "event_changed" {
+                    event_changes.push(change);
+                    available += change["totalSeats"].as_i64().map_or(0, |total| total - 100);
+                    continue;
+                }
+                let text = |name: &str| change[name].as_str().expect("a text").to_owned();
+                let seats = change["seats"].as_i64().expect("a number");
+                let partner = text("partnerId");
+                let entry =
+                    mirror.entry(text("reservationId")).or_insert((partner, 0, String::new()));
+                match kind {
+                    "reserved" | "held" => {
+                        entry.1 = seats;
+                        available -= seats;
+                    }
+                    "shrunk" => {
+                        entry.1 -= seats;
+                        available += seats;
+                    }
+                    "confirmed" | "extended" => assert_eq!(entry.1, seats),
+                    "cancelled" | "expired" => available += seats,
+                    other => panic!("{other}"),
+                }
+                entry.2 = match kind {
+                    "reserved" => "confirmed".into(),
+                    "shrunk" | "extended" => entry.2.clone(),
+                    kind => kind.into(),
+                };
+            }
+            assert_eq!(event["availableSeats"], available);
+            let listed = app.get("/events/e/reservations?limit=200").await.json();
+            let listed = listed["items"].as_array().expect("a list");
+            assert_eq!(listed.len(), mirror.len());
+            for made in listed {
+                let (partner, seats, status) = &mirror[made["reservationId"].as_str().expect("id")];
+                assert_eq!(made["partnerId"], *partner);
+                assert_eq!(made["seats"], *seats);
+                assert_eq!(made["status"], *status);
+            }
+            let [window, ended, open] = event_changes[..] else { panic!("{event_changes:?}") };
+            assert_eq!(window["salesCloseAt"], "2000-01-01T00:00:00Z");
+            assert_eq!(window["name"], "E");
+            assert!(window.get("totalSeats").is_none(), "{window}");
+            assert_eq!(*ended, json!({"type": "event_changed", "status": "closed"}));
+            assert!(open["salesCloseAt"].is_null() && open.get("salesCloseAt").is_some());
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_asked_of_the_journal_is_said() {
+    with_app(async |app| {
+        for path in ["changes", "stream"] {
+            let answer = app.get(&format!("/events/nobody/{path}")).await;
+            answer.problem(404, "event_not_found");
+            for query in ["after=-1", "after=x", "after=1&after=2", "since=1", "after=%2B1"] {
+                let answer = app.get(&format!("/events/{}/{path}?{query}", DEFAULT_EVENT)).await;
+                answer.problem(400, "validation_failed");
+            }
+        }
+        for query in ["limit=0", "limit=1001", "after=9999999999999999999"] {
+            let answer = app.get(&format!("/events/{}/changes?{query}", DEFAULT_EVENT)).await;
+            answer.problem(400, "validation_failed");
+        }
+        let stream = format!("/events/{}/stream", DEFAULT_EVENT);
+        let headers = [("last-event-id", "x")];
+        app.send(Method::GET, &stream, &headers, None).await.problem(400, "validation_failed");
+        // Who has seen what never was, would not see what comes.
+        let answer = app.get(&format!("{stream}?after=1")).await.problem(400, "validation_failed");
+        assert!(answer["detail"].as_str().expect("a text").contains("it is at 0"), "{answer}");
+        let head = app.send(Method::HEAD, &stream, &[], None).await;
+        assert_eq!(head.header("content-type"), Some("text/event-stream"));
+        let empty = app.get(&format!("/events/{}/changes?after=7", DEFAULT_EVENT)).await.json();
+        assert_eq!(empty, json!({"items": [], "latestVersion": 0}));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_where_it_is_told_to() {
+    with_app(async |app| {
+        for _ in 0..3 {
+            app.reserve(1).await.made();
+        }
+        let path = format!("/events/{}/stream", DEFAULT_EVENT);
+        let mut from_now = Follower::open(&app.base, &path, None).await;
+        let first = from_now.next().await.expect("it says where it begins");
+        assert_eq!((first.id, first.data.is_none()), (Some(3), true));
+        let mut from_two = Follower::open(&app.base, &format!("{path}?after=2"), None).await;
+        let mut from_one = Follower::open(&app.base, &format!("{path}?after=2"), Some(1)).await;
+        app.reserve(2).await.made();
+        assert_eq!(from_two.version().await["version"], 3);
+        assert_eq!(from_one.version().await["version"], 2);
+        assert_eq!(from_one.version().await["version"], 3);
+        let expected = app.get(&format!("/events/{}/changes?after=3", DEFAULT_EVENT)).await.json();
+        for mut stream in [from_now, from_two, from_one] {
+            assert_eq!(stream.version().await, expected["items"][0]);
+        }
+    })
+    .await;
+}
+
+/// Consumers that die again and again, and go on at the other replica, which is killed now and then,
+/// while everybody books at both.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_sees_every_version_once() {
+    const BOOKINGS: usize = 60;
+    let database = TestDatabase::create().await;
+    let settings = [("DATABASE_URL", database.url.as_str()), ("DEFAULT_EVENT_SEATS", "100000")];
+    let mut replicas = vec![Binary::serve(&settings).await, Binary::serve(&settings).await];
+    let mut seen: Vec<Vec<i64>> = vec![Vec::new(); 4];
+    for round in 0..6 {
+        let mut clients = JoinSet::new();
+        for number in 0..8 {
+            let url = format!("{}/reservations", replicas[number % 2].base);
+            clients.spawn(async move {
+                let client = Client::new();
+                let body = json!({"partnerId": format!("partner-{number}"), "seats": 1});
+                for _ in 0..BOOKINGS {
+                    let request = client.post(&url).json(&body).send();
+                    assert_eq!(request.await.expect("an answer").status(), 201);
+                }
+            });
+        }
+        let mut consumers = JoinSet::new();
+        for (number, mut versions) in seen.drain(..).enumerate() {
+            let base = replicas[(round + number) % 2].base.clone();
+            consumers.spawn(async move {
+                let path = "/events/node-meetup-2025/stream?after=0";
+                let last = versions.last().copied();
+                let mut stream = Follower::open(&base, path, last).await;
+                for _ in 0..20 + number {
+                    versions.push(stream.version().await["version"].as_i64().expect("a number"));
+                }
+                versions
+            });
+        }
+        seen = consumers.join_all().await;
+        clients.join_all().await;
+        if round % 2 == 1 {
+            let killed = replicas.remove(0);
+            killed.signal(nix::sys::signal::Signal::SIGKILL);
+            killed.ended().await;
+            replicas.push(Binary::serve(&settings).await);
+        }
+    }
+    for versions in seen {
+        let length = i64::try_from(versions.len()).expect("a number");
+        assert!(length >= 120, "{length}");
+        assert_eq!(versions, (1..=length).collect::<Vec<_>>());
+    }
+    for replica in replicas {
+        assert_eq!(replica.stop().await.0, Some(0));
+    }
+    database.audit().await;
+}
+
+/// All streams together may send half a megabyte at once here, and each as little as 2 kB.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_falls_behind_is_told_where_to_go_on() {
+    with_settings(&[("STREAM_BYTES_PER_SECOND_MAX", "1000000")], async |app| {
+        app.make_event("quiet", 10).await;
+        app.make_event("busy", 1_000_000).await;
+        let mut quiet = Follower::open(&app.base, "/events/quiet/stream", None).await;
+        let mut consumers = JoinSet::new();
+        for _ in 0..40 {
+            let mut stream = Follower::open(&app.base, "/events/busy/stream", Some(0)).await;
+            consumers.spawn(async move {
+                let mut seen = Vec::new();
+                loop {
+                    let event = stream.next().await.expect("an event");
+                    let Some(data) = event.data else { continue };
+                    if event.name.as_deref() == Some("behind") {
+                        assert!(stream.next().await.is_none(), "it is the last one");
+                        return (seen, data);
+                    }
+                    seen.push(data);
+                }
+            });
+        }
+        let list = json!({"partnerId": "xyz", "items": vec![json!({"seats": 1}); 100]});
+        let mut booked = 0;
+        // Each of them is about 11 kB, 40 times.
+        let dropped = loop {
+            app.post("/events/busy/reservations/batch", list.clone()).await.made();
+            booked += 1;
+            if let Some(dropped) = consumers.try_join_next() {
+                break dropped.expect("no panic");
+            }
+            assert!(booked < 1_000, "somebody is dropped");
+        };
+        let (seen, hint) = dropped;
+        check_gapless(&seen, 0);
+        assert_eq!(hint["after"], seen.len());
+        let rest = app.get(hint["changes"].as_str().expect("a path")).await.json();
+        assert_eq!(rest["items"][0]["version"], seen.len() + 1, "{hint}");
+
+        // Who follows what is quiet is not touched.
+        app.made_in("quiet", json!({"partnerId": "abc-corp", "seats": 1})).await;
+        assert_eq!(quiet.version().await["version"], 1);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_when_the_server_stops() {
+    let database = TestDatabase::create().await;
+    let settings = [("DATABASE_URL", database.url.as_str())];
+    let service = Binary::serve(&settings).await;
+    let path = "/events/node-meetup-2025/stream";
+    let mut stream = Follower::open(&service.base, path, None).await;
+    assert!(stream.next().await.is_some());
+    let (code, log) = service.stop().await;
+    assert_eq!(code, Some(0), "{log:?}");
+    assert!(stream.next().await.is_none());
+}

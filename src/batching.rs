@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -22,12 +24,14 @@ use crate::store::Store;
 
 mod batcher;
 mod clock;
+mod metrics;
 mod settle;
 mod summaries;
 mod sweeper;
 mod versions;
 
 use batcher::Batcher;
+use metrics::Metrics;
 
 pub use summaries::{Summaries, SummaryUnavailable};
 pub use sweeper::sweep;
@@ -95,6 +99,7 @@ struct Shared<S> {
     batchers: TaskTracker,
     mailboxes: RwLock<Mailboxes>,
     latest_versions: LatestVersions,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -112,10 +117,12 @@ struct Queued {
     send_by: Instant,
     answer_by: Instant,
     reply: oneshot::Sender<Outcome>,
+    metrics: Arc<Metrics>,
 }
 
 impl Queued {
     fn answer(self, outcome: Outcome) {
+        self.metrics.answered(&self.command, &outcome);
         // The client may have hung up; the command ran to its end all the same.
         let _ = self.reply.send(outcome);
     }
@@ -131,7 +138,13 @@ impl<S: Store> Batching<S> {
             batchers: TaskTracker::new(),
             mailboxes: RwLock::default(),
             latest_versions: LatestVersions::default(),
+            metrics: Arc::new(Metrics::new()),
         }))
+    }
+
+    /// Adds what it counts.
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
     }
 
     /// Where batchers tell of what they commit.
@@ -157,9 +170,12 @@ impl<S: Store> Batching<S> {
         // By the request's arrival and not by now: a command that comes late must not make the
         // batch it gets into hurry.
         let send_by = answer_by - self.0.settings.request_timeout / 2;
-        let queued = Queued { command, send_by, answer_by, reply };
-        if !self.0.enqueue(event_id, queued) {
-            return Err(Rejection::Overloaded);
+        let metrics = Arc::clone(&self.0.metrics);
+        let queued = Queued { command, send_by, answer_by, reply, metrics };
+        self.0.metrics.waiting.inc();
+        if let Some(queued) = self.0.enqueue(event_id, queued) {
+            self.0.metrics.waiting.dec();
+            queued.answer(Err(Rejection::Overloaded));
         }
         // A batcher answers everything it took; without an answer, it was ended from outside.
         answer
@@ -180,32 +196,32 @@ impl<S: Store> Batching<S> {
 }
 
 impl<S: Store> Shared<S> {
-    /// `false` if there is no room. Never waits.
-    fn enqueue(self: &Arc<Self>, event_id: &EventId, queued: Queued) -> bool {
+    /// Gives the command back if there is no room for it. Never waits.
+    fn enqueue(self: &Arc<Self>, event_id: &EventId, queued: Queued) -> Option<Queued> {
         // Sent under the lock: a batcher that retires does so under it, too, so that it cannot
         // leave a command behind.
         {
             let mailboxes = self.mailboxes.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(mailbox) = mailboxes.by_event.get(event_id) {
-                return mailbox.try_send(queued).is_ok();
+                return mailbox.try_send(queued).err().map(TrySendError::into_inner);
             }
         }
         let mut mailboxes = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
         if mailboxes.closed {
-            return false;
+            return Some(queued);
         }
         if let Some(mailbox) = mailboxes.by_event.get(event_id) {
-            return mailbox.try_send(queued).is_ok();
+            return mailbox.try_send(queued).err().map(TrySendError::into_inner);
         }
         if mailboxes.by_event.len() >= MAILBOXES_MAX {
-            return false;
+            return Some(queued);
         }
         let (mailbox, receiver) = mpsc::channel(self.settings.mailbox_commands_max);
-        let sent = mailbox.try_send(queued).is_ok();
+        let refused = mailbox.try_send(queued).err().map(TrySendError::into_inner);
         mailboxes.by_event.insert(event_id.clone(), mailbox);
         let batcher = Batcher::new(Arc::clone(self), event_id.clone(), receiver);
         self.batchers.spawn_on(batcher.run(), &self.runtime);
-        sent
+        refused
     }
 
     /// Ends an event's mailbox if it is empty.

@@ -30,10 +30,11 @@ WORKERS                   (cores)          threads that serve HTTP
 DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180
 REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
-STREAM_BYTES_PER_SECOND_MAX
-                          64000000         what all event streams send together, 1000000 or more
-RUST_LOG                  info             what to log: error, warn, info, debug, or module=level
-                                           (our own lines; by default less of the libraries)";
+STREAM_BYTES_PER_S_MAX    64000000         what all event streams send together, 1000000 or more
+DRAIN_DELAY_MS            0                how long /ready says no before a SIGTERM stops anything
+RUST_LOG                  info             what to log: error, warn, info, debug, or module=level;
+                                           given as info, a line for each request, too
+LOG_FORMAT                text             text, or json: an object on each line";
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -47,8 +48,32 @@ pub struct Config {
     pub database_connections_max: usize,
     pub request_timeout: Duration,
     pub mailbox_commands_max: usize,
+    /// From the signal to stop until nothing more is accepted.
+    pub drain_delay: Duration,
     /// Of all streams together.
-    pub stream_bytes_per_second_max: u64,
+    pub stream_bytes_per_s_max: u64,
+}
+
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    /// The setting LOG_FORMAT alone: the log begins before all else.
+    pub fn from_env() -> Result<Self, BadSetting> {
+        let value = env::var_os("LOG_FORMAT").unwrap_or_default();
+        match value.to_string_lossy().as_ref() {
+            "" | "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => {
+                let (value, allowed) = (other.to_owned(), "text or json".into());
+                Err(BadSetting { name: "LOG_FORMAT", value, allowed })
+            }
+        }
+    }
 }
 
 /// Where the data is.
@@ -95,8 +120,9 @@ impl Config {
                 60_000,
             )?),
             mailbox_commands_max: settings.number("MAILBOX_COMMANDS_MAX", 10_000, 1, 1_000_000)?,
-            stream_bytes_per_second_max: settings.number(
-                "STREAM_BYTES_PER_SECOND_MAX",
+            drain_delay: Duration::from_millis(settings.number("DRAIN_DELAY_MS", 0, 0, 300_000)?),
+            stream_bytes_per_s_max: settings.number(
+                "STREAM_BYTES_PER_S_MAX",
                 64_000_000,
                 1_000_000,
                 10_000_000_000,

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::batching::{Batching, Summaries};
 use crate::domain::{Acceptance, Command, EventId, Timestamp};
+use crate::logging::REQUESTS;
 use crate::store::PostgresStore;
 
 mod body;
@@ -29,6 +30,7 @@ mod changes;
 mod error;
 mod events;
 mod headers;
+mod metrics;
 mod openapi;
 mod problem;
 mod query;
@@ -41,6 +43,8 @@ use problem::{Code, Problem};
 use reservations::{list, one};
 use unread::KeptBody;
 
+pub use metrics::{Metrics, PREFIX, StreamMetrics};
+pub use service::Readiness;
 pub use stream::Streams;
 
 /// What the handlers work with.
@@ -53,6 +57,8 @@ pub struct App {
     /// For the pages of exports that are read at once, so that they leave room for other reads.
     pub export_pages: Semaphore,
     pub streams: Streams,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
 }
 
 impl App {
@@ -150,6 +156,8 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(events::make_event)
         .service(events::change_event)
         .service(service::read_health)
+        .service(service::read_ready)
+        .service(metrics::read_metrics)
         .service(openapi::read_openapi)
         .service(service::read_problem)
         .split_for_parts();
@@ -225,7 +233,10 @@ async fn finish(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse, Error> {
+    let arrived = Instant::now();
+    let app = request.app_data::<Data<App>>().expect("it is the application's").clone();
     let id = request_id(request.headers());
+    let method = metrics::method(request.method());
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
         request.extensions_mut().insert(WasHead);
@@ -233,20 +244,39 @@ async fn finish(
     let body = KeptBody::of(&mut request);
     let answered = next.call(request).await?;
     let status = answered.status();
+    let route = metrics::route(answered.request().path());
+    app.metrics.answered(method, route, status, arrived.elapsed());
+    let mut outcome = "done";
     let mut answered = if status.is_client_error() || status.is_server_error() {
         let error = answered.response().error();
         let problem = error.and_then(|error| error.as_error::<Problem>());
         let response = match problem {
             Some(problem) => {
-                log_failure(answered.request(), problem, &id);
+                outcome = problem.code.entry().code;
                 problem.respond(&id)
             }
-            None => of_foreign_error(status, error).respond(&id),
+            None => {
+                let problem = of_foreign_error(status, error);
+                outcome = problem.code.entry().code;
+                problem.respond(&id)
+            }
         };
         ServiceResponse::new(answered.into_parts().0, response)
     } else {
         answered
     };
+    // A defect is an operator's business; the rest is looked for by who asks about one request.
+    let is_defect = outcome == Code::Internal.entry().code;
+    let level = if is_defect { log::Level::Error } else { log::Level::Info };
+    if log::log_enabled!(target: REQUESTS, level) {
+        let took_ms = arrived.elapsed().as_secs_f64() * 1000.0;
+        let path = answered.request().path();
+        log::log!(
+            target: REQUESTS, level, requestId = id.as_str(), method, route,
+            status = answered.status().as_u16(), durationMs = (took_ms * 1000.0).round() / 1000.0,
+            outcome; "{method} {path}",
+        );
+    }
     if let Some(body) = body {
         answered = body.keep_for(answered);
     }
@@ -282,15 +312,4 @@ fn of_foreign_error(status: StatusCode, error: Option<&Error>) -> Problem {
         log::error!("an unexpected error: {error:?}");
         Problem::internal()
     }
-}
-
-/// A defect is an operator's business; a refusal, or an outage that is logged where it is met, is
-/// looked for by who asks about one request.
-fn log_failure(request: &HttpRequest, problem: &Problem, id: &str) {
-    let level = match problem.code {
-        Code::Internal => log::Level::Error,
-        _ => log::Level::Debug,
-    };
-    let code = problem.code.entry().code;
-    log::log!(level, "{code}: {} {}, request {id}", request.method(), request.path());
 }

@@ -16,6 +16,8 @@ pub mod verify;
 
 pub mod config;
 
+pub mod logging;
+
 pub mod postgres;
 
 pub mod server;

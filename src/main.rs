@@ -7,10 +7,10 @@ use std::process::{ExitCode, ExitStatus};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ticketboss::config::{Config, Database, SETTINGS};
+use ticketboss::config::{Config, Database, LogFormat, SETTINGS};
 use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
 use ticketboss::server::{self, ServeError, migrate, serve};
-use ticketboss::{chain, http};
+use ticketboss::{chain, http, logging};
 use tokio::process::Command as Process;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,10 +18,6 @@ use tokio::signal::unix::{SignalKind, signal};
 const EXIT_FAILURE: u8 = 1;
 /// A setting or an installation that has to be put right first.
 const EXIT_SETUP: u8 = 2;
-
-/// Our own lines: actix tells of each of its workers, and of each client that speaks no HTTP, and
-/// PostgreSQL of each table that is there already.
-const DEFAULT_LOG_FILTER: &str = "info,actix_server=warn,actix_http=off,sqlx::postgres=warn";
 
 /// A seat reservation service over PostgreSQL that never sells a seat twice.
 #[derive(Parser)]
@@ -35,8 +31,9 @@ struct Arguments {
 enum Command {
     /// Serve the API (what happens without a command, too)
     ///
-    /// Stops on SIGTERM or SIGINT: accepts no more, answers what it has taken in, stops its
-    /// private PostgreSQL if it runs one, and exits with 0 within 10 seconds.
+    /// Stops on SIGTERM or SIGINT: says so at /ready for DRAIN_DELAY_MS (a second signal ends that),
+    /// accepts no more, answers what it has taken in, stops its private PostgreSQL if it runs one,
+    /// and exits with 0 within 10 seconds.
     #[command(after_help = after_help())]
     Serve,
     /// Bring the database's schema up to date, and exit
@@ -105,13 +102,13 @@ fn main() -> ExitCode {
 
 fn start_log() -> Result<(), String> {
     let given = std::env::var("RUST_LOG").ok().filter(|given| !given.is_empty());
-    let filter = given.as_deref().unwrap_or(DEFAULT_LOG_FILTER);
-    if env_filter::Builder::new().try_parse(filter).is_err() {
+    let format = LogFormat::from_env().map_err(|bad_setting| bad_setting.to_string())?;
+    if logging::start(given.as_deref(), format) {
+        Ok(())
+    } else {
         let allowed = "error, warn, info, debug, trace, off, or module=level, with commas between";
-        return Err(format!("RUST_LOG is {filter:?}; allowed: {allowed}"));
+        Err(format!("RUST_LOG is {:?}; allowed: {allowed}", given.unwrap_or_default()))
     }
-    env_logger::Builder::new().parse_filters(filter).init();
-    Ok(())
 }
 
 async fn run(command: Command) -> ExitCode {

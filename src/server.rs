@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::Backlog;
 #[cfg(target_os = "linux")]
 use nix::sys::socket::sockopt::TcpUserTimeout;
+use prometheus_client::registry::Registry;
 use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::runtime::Handle;
@@ -25,7 +26,7 @@ use uuid::Uuid;
 
 use crate::batching::{self, Batching, Settings, Summaries};
 use crate::config::{Config, Database};
-use crate::http::{self, App, Streams};
+use crate::http::{self, App, Metrics, Readiness, Streams};
 use crate::postgres::{self, LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
@@ -148,17 +149,22 @@ impl OpenDatabase {
 
 /// Serves until SIGTERM or SIGINT, then finishes what was taken in.
 pub async fn serve(config: &Config) -> Result<(), ServeError> {
-    let stop = stop_signal()?;
+    let signals = Signals::watch()?;
+    let stop = &signals.stop;
     allow_many_connections();
     // First, so that a port that is taken costs no start of a database.
     let listeners = listen(&config.addresses)?;
-    let served = with_database(config, &stop, async |database| {
+    let served = with_database(config, stop, async |database| {
         let server = tokio::select! {
             started = Server::start(config, database, listeners) => started?,
             () = stop.cancelled() => return Ok(()),
         };
+        let drained = async {
+            stop.cancelled().await;
+            server.drain(config.drain_delay, &signals.hurry).await;
+        };
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = drained => {}
             () = database.look_after() => {}
         }
         server.stop().await;
@@ -213,7 +219,7 @@ pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
 
 /// Brings the schema up to date, and nothing else.
 pub async fn migrate(config: &Config) -> Result<(), ServeError> {
-    let stop = stop_signal()?;
+    let stop = Signals::watch()?.stop;
     with_database(config, &stop, async |database| {
         tokio::select! {
             migrated = database.migrate() => migrated,
@@ -236,7 +242,7 @@ pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, S
             return Ok(verify::verify(&options, tell).await?);
         }
     }
-    let stop = stop_signal()?;
+    let stop = Signals::watch()?.stop;
     let mut report = Report::default();
     with_database(config, &stop, async |database| {
         tokio::select! {
@@ -276,6 +282,7 @@ pub struct Server {
     running: JoinHandle<io::Result<()>>,
     batching: Batching<PostgresStore>,
     streams: Streams,
+    draining: CancellationToken,
     /// The sweeper, and the look for what other replicas do.
     chores: [JoinHandle<()>; 2],
 }
@@ -299,6 +306,7 @@ impl Server {
         made.map_err(ServeError::DefaultEvent)?;
 
         let (batching, streams) = (app.batching.clone(), app.streams.clone());
+        let draining = app.readiness.draining.clone();
         let (store, timeout) = (&app.store, config.request_timeout);
         let sweeping = batching::sweep(Arc::clone(store), batching.clone(), timeout);
         let versions = batching.latest_versions().clone();
@@ -324,11 +332,21 @@ impl Server {
             database.describe(),
             event.id,
         );
-        Ok(Self { address, http, running, batching, streams, chores })
+        Ok(Self { address, http, running, batching, streams, draining, chores })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Says that requests should go elsewhere, and goes on for a while.
+    async fn drain(&self, delay: Duration, hurry: &CancellationToken) {
+        self.draining.cancel();
+        if !delay.is_zero() {
+            log::info!("draining for {} ms", delay.as_millis());
+            // In time, or by another signal.
+            let _ = timeout(delay, hurry.cancelled()).await;
+        }
     }
 
     /// Accepts no more, answers what was taken in, and settles what is in flight.
@@ -357,14 +375,21 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
         Arc::new(PostgresStore::new(options.clone(), limits, request_timeout / 2, runtime.clone()));
     let settings = Settings { request_timeout, mailbox_commands_max: config.mailbox_commands_max };
     let batching = Batching::new(Arc::clone(&store), settings, Uuid::now_v7, runtime.clone());
+    let mut registry = Registry::with_prefix(http::PREFIX);
+    store.register(&mut registry);
+    batching.register(&mut registry);
+    let metrics = Metrics::new(registry);
     App {
         streams: Streams::new(
             Arc::clone(&store),
             batching.latest_versions().clone(),
             runtime.clone(),
             request_timeout,
-            config.stream_bytes_per_second_max,
+            config.stream_bytes_per_s_max,
+            metrics.streams.clone(),
         ),
+        metrics,
+        readiness: Readiness::default(),
         batching,
         summaries: Summaries::new(Arc::clone(&store), request_timeout, runtime),
         store,
@@ -394,18 +419,29 @@ async fn wait_for_database(
     }
 }
 
-/// Cancelled by the first SIGTERM or SIGINT.
-fn stop_signal() -> Result<CancellationToken, ServeError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        token.cancel();
-    });
-    Ok(stop)
+/// Requests to stop, by SIGTERM or SIGINT.
+struct Signals {
+    /// Cancelled by the first.
+    stop: CancellationToken,
+    /// Cancelled by the second.
+    hurry: CancellationToken,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, ServeError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+        let signals = Self { stop: CancellationToken::new(), hurry: CancellationToken::new() };
+        let tokens = [signals.stop.clone(), signals.hurry.clone()];
+        tokio::spawn(async move {
+            for token in tokens {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                token.cancel();
+            }
+        });
+        Ok(signals)
+    }
 }

@@ -126,7 +126,7 @@ impl<S: Store> Batcher<S> {
         if self.waiting.is_empty() && self.deferred.is_empty() {
             let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
             match timeout(idle_max, self.mailbox.recv()).await {
-                Ok(Some(queued)) => self.waiting.push_back(queued),
+                Ok(Some(queued)) => self.receive(queued),
                 Ok(None) => return false,
                 Err(_elapsed) => return !self.shared.retire(&self.event_id, &self.mailbox),
             }
@@ -134,14 +134,21 @@ impl<S: Store> Batcher<S> {
         while self.waiting.len() < self.limit
             && let Ok(queued) = self.mailbox.try_recv()
         {
-            self.waiting.push_back(queued);
+            self.receive(queued);
         }
         // Half for what was deferred, so that many who change one thing, which takes a batch each,
         // leave room for everybody else; all of it where nobody else is there.
         self.take_in_hand(true, self.limit.div_ceil(2));
         self.take_in_hand(false, self.limit);
         self.take_in_hand(true, self.limit);
+        self.shared.metrics.batch_commands.observe(self.in_hand.len() as f64);
         true
+    }
+
+    fn receive(&mut self, queued: Queued) {
+        let arrived = queued.answer_by - self.shared.settings.request_timeout;
+        self.shared.metrics.taken(arrived.elapsed());
+        self.waiting.push_back(queued);
     }
 
     /// Moves commands into the batch until it has so many.
@@ -178,6 +185,7 @@ impl<S: Store> Batcher<S> {
                 Attempt::KeyTaken => {}
                 Attempt::VersionMoved => {
                     losses += 1;
+                    self.shared.metrics.version_conflicts.inc();
                     self.back_off(losses, until).await;
                 }
             }
@@ -225,6 +233,7 @@ impl<S: Store> Batcher<S> {
         match settled {
             Settled::Committed(counters) => {
                 self.shared.latest_versions.reached(&self.event_id, batch.base_version + 1);
+                self.shared.metrics.committed(&batch.changes);
                 self.remembered =
                     counters.map(|counters| Remembered::after(event, &batch, &counters));
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);

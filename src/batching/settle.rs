@@ -36,7 +36,11 @@ impl<S: Store> Batcher<S> {
     /// Commits `batch`, and finds out what became of it if that is not clear.
     pub(super) async fn commit(&self, batch: &Batch, until: Instant) -> Settled {
         // Half of the time, so that another attempt has some, too.
-        match self.shared.store.commit(batch, halfway(until)).await {
+        let metrics = &self.shared.metrics;
+        let sent = Instant::now();
+        let answer = self.shared.store.commit(batch, halfway(until)).await;
+        metrics.commit_seconds.observe(sent.elapsed().as_secs_f64());
+        match answer {
             Ok(Commit::Committed(counters)) => Settled::Committed(Some(counters)),
             Ok(Commit::VersionMoved) => Settled::VersionMoved,
             Err(CommitError::KeyTaken) => Settled::KeyTaken,
@@ -44,7 +48,15 @@ impl<S: Store> Batcher<S> {
             Err(CommitError::NotDone(unavailable)) => Settled::NotDone(unavailable),
             Err(failure @ CommitError::Unknown(_)) => {
                 log::warn!("event {}: {}; settling it", self.event_id, crate::chain(&failure));
-                self.settle(batch, until).await
+                let settled = self.settle(batch, until).await;
+                metrics.settled(match settled {
+                    Settled::Committed(_) => "committed",
+                    Settled::VersionMoved => "not_committed",
+                    Settled::KeyTaken | Settled::BadRow(_) => "refused",
+                    Settled::Unknown => "not_in_time",
+                    Settled::NotDone(_) => unreachable!("what was sent may have been done"),
+                });
+                settled
             }
         }
     }

@@ -46,6 +46,7 @@ async fn sweep_once(
             return false;
         }
     };
+    batching.0.metrics.events_with_due_holds.set(events.len() as i64);
     let mut swept = 0;
     for id in events.iter().filter_map(|id| EventId::parse(id)) {
         let until = Instant::now() + request_timeout;

@@ -149,6 +149,19 @@ impl ChangeKind {
         Self::Expired,
     ];
 
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Held => "held",
+            Self::Confirmed => "confirmed",
+            Self::Extended => "extended",
+            Self::Shrunk => "shrunk",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+        }
+    }
+
     pub fn parse(number: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as i16 == number)
     }

@@ -14,7 +14,7 @@ use super::openapi::problems;
 use super::problem::Problem;
 use super::query::Query;
 use super::{App, event_id, rfc3339};
-use crate::domain::{ChangeKind, EventStatus};
+use crate::domain::EventStatus;
 use crate::store::{ReservationChanged, Version, Versions};
 
 const LIMIT_DEFAULT: i64 = 100;
@@ -128,17 +128,8 @@ impl<'a> From<&'a Version> for VersionBody<'a> {
 
 impl<'a> From<&'a ReservationChanged> for ChangeBody<'a> {
     fn from(change: &'a ReservationChanged) -> Self {
-        let r#type = match change.kind {
-            ChangeKind::Reserved => "reserved",
-            ChangeKind::Held => "held",
-            ChangeKind::Confirmed => "confirmed",
-            ChangeKind::Extended => "extended",
-            ChangeKind::Shrunk => "shrunk",
-            ChangeKind::Cancelled => "cancelled",
-            ChangeKind::Expired => "expired",
-        };
         Self::Reservation(ReservationChangedBody {
-            r#type,
+            r#type: change.kind.as_str(),
             reservation_id: change.id,
             partner_id: &change.partner_id,
             seats: change.seats,

@@ -128,6 +128,15 @@ impl Problem {
         }
     }
 
+    pub fn draining() -> Self {
+        Self::new(Code::Draining, "This server is stopping").retry_after(RETRY_AFTER_OUTAGE)
+    }
+
+    pub fn schema_too_old() -> Self {
+        let detail = "The database lacks a migration; run `ticketboss migrate`";
+        Self::new(Code::DatabaseUnavailable, detail).retry_after(RETRY_AFTER_OUTAGE)
+    }
+
     pub fn too_many_streams() -> Self {
         Self::new(Code::Overloaded, "Too many streams are open; nothing happened")
             .retry_after(RETRY_AFTER_STREAM)
@@ -138,7 +147,7 @@ impl Problem {
             .retry_after(RETRY_AFTER_OVERLOAD)
     }
 
-    fn database_unavailable() -> Self {
+    pub fn database_unavailable() -> Self {
         Self::new(Code::DatabaseUnavailable, "The database cannot be reached; nothing happened")
             .retry_after(RETRY_AFTER_OUTAGE)
     }

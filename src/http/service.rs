@@ -1,10 +1,38 @@
-//! The service itself: is it alive, and what do its problems mean?
+//! The service itself: is it alive, is it ready, and what do its problems mean?
 
-use actix_web::web::Path;
-use actix_web::{HttpResponse, get};
+use std::sync::Arc;
+use std::time::Duration;
 
+use actix_web::web::{Data, Path};
+use actix_web::{HttpResponse, get, rt};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::App;
 use super::openapi::problems;
 use super::problem::{Code, Problem};
+
+/// Whoever asks more often gets what was found before: asking costs the database nothing.
+const READY_KEPT: Duration = Duration::from_millis(500);
+/// A database that takes longer to say so is not there.
+const READY_MAX: Duration = Duration::from_secs(2);
+
+/// Whether requests should come here.
+#[derive(Default)]
+pub struct Readiness {
+    /// Cancelled when the service is about to stop.
+    pub draining: CancellationToken,
+    /// What was found of the database, and when.
+    found: Mutex<Option<(Instant, Found)>>,
+}
+
+#[derive(Clone, Copy)]
+enum Found {
+    Ready,
+    SchemaTooOld,
+    Away,
+}
 
 /// Is the process alive?
 ///
@@ -17,6 +45,58 @@ use super::problem::{Code, Problem};
 #[get("/health")]
 pub async fn read_health() -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(r#"{"status":"ok"}"#)
+}
+
+/// Should requests come here?
+///
+/// Yes if the database can be reached and has this version's schema, and the server is not about to
+/// stop. For load balancers; whether the process should be restarted is a question for `/health`.
+#[utoipa::path(
+    tag = "service",
+    responses(
+        (status = 200, description = "Ready", body = serde_json::Value,
+            example = json!({"status": "ready"})),
+        ReadyProblems,
+    ),
+)]
+#[get("/ready")]
+pub async fn read_ready(app: Data<App>) -> Result<HttpResponse, Problem> {
+    if app.readiness.draining.is_cancelled() {
+        return Err(Problem::draining());
+    }
+    let mut found = app.readiness.found.lock().await;
+    let now = match *found {
+        Some((at, before)) if at.elapsed() < READY_KEPT => before,
+        Some(_) | None => {
+            let now = app.look_at_the_database().await?;
+            *found = Some((Instant::now(), now));
+            now
+        }
+    };
+    match now {
+        Found::Ready => {
+            let body = r#"{"status":"ready"}"#;
+            Ok(HttpResponse::Ok().content_type("application/json").body(body))
+        }
+        Found::SchemaTooOld => Err(Problem::schema_too_old()),
+        Found::Away => Err(Problem::database_unavailable()),
+    }
+}
+
+impl App {
+    async fn look_at_the_database(&self) -> Result<Found, Problem> {
+        // In a task of its own: see the read of one reservation.
+        let store = Arc::clone(&self.store);
+        let asking = async move { store.is_current(Instant::now() + READY_MAX).await };
+        match rt::spawn(asking).await.map_err(|_panic| Problem::internal())? {
+            Ok(true) => Ok(Found::Ready),
+            Ok(false) => Ok(Found::SchemaTooOld),
+            Err(failure) => {
+                log::warn!("not ready: {}", crate::chain(&failure));
+                Ok(Found::Away)
+            }
+        }
+    }
 }
 
 /// What a kind of problem means
@@ -68,5 +148,6 @@ fn page(code: Code) -> String {
 }
 
 problems! {
+    ReadyProblems: Internal, DatabaseUnavailable, Draining;
     PageProblems: RouteNotFound;
 }

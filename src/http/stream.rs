@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::changes::{VERSION_MUST_BE, version};
+use super::metrics::StreamMetrics;
 use super::openapi::problems;
 use super::problem::Problem;
 use super::query::Query;
@@ -72,6 +73,7 @@ struct Shared {
     request_timeout: Duration,
     recent_bytes_max: usize,
     budget: Budget,
+    metrics: StreamMetrics,
     places: Arc<Semaphore>,
     past_reads: Semaphore,
     /// Cancelled when the service stops.
@@ -95,6 +97,7 @@ impl Streams {
         runtime: Handle,
         request_timeout: Duration,
         bytes_per_second_max: u64,
+        metrics: StreamMetrics,
     ) -> Self {
         Self(Arc::new(Shared {
             store,
@@ -103,6 +106,7 @@ impl Streams {
             request_timeout,
             recent_bytes_max: usize::try_from(bytes_per_second_max / 4).unwrap_or(usize::MAX),
             budget: Budget::new(bytes_per_second_max),
+            metrics,
             places: Arc::new(Semaphore::new(STREAMS_MAX)),
             past_reads: Semaphore::new(PAST_READS_MAX),
             stop: CancellationToken::new(),
@@ -120,6 +124,7 @@ impl Streams {
     fn open(&self, event_id: &EventId, position: i64, latest: i64) -> Option<Consumer> {
         let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
         let tail = self.0.follow(event_id, latest);
+        self.0.metrics.open.inc();
         Some(Consumer {
             reached: tail.reached(),
             share: self.0.budget.share(),
@@ -225,6 +230,7 @@ enum Stage {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
+        self.shared.metrics.open.dec();
         self.shared.leave(&self.event_id);
     }
 }
@@ -251,6 +257,7 @@ impl Consumer {
                     if !self.shared.budget.take(&mut self.share, text.len()) {
                         return Some(self.behind());
                     }
+                    self.shared.metrics.bytes.inc_by(text.len() as u64);
                     self.position = last;
                     return Some(text);
                 }
@@ -299,6 +306,7 @@ impl Consumer {
             }
             sleep(PAST_WAIT_STEP).await;
         }
+        self.shared.metrics.bytes.inc_by(text.len() as u64);
         self.position = versions.last()?.version;
         Some(text.into())
     }
@@ -307,6 +315,7 @@ impl Consumer {
     /// and when to try again.
     fn behind(&mut self) -> Bytes {
         self.stage = Stage::Over;
+        self.shared.metrics.dropped.inc();
         let spread = Uuid::new_v4().as_u128() as u64 % BEHIND_RETRY_SPREAD_MS;
         let (event_id, after) = (&self.event_id, self.position);
         format!(

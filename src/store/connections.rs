@@ -7,6 +7,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -38,6 +41,9 @@ pub(super) struct Connections {
     proof: AsyncMutex<Option<(Proof, Instant)>>,
     /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
     idle: Mutex<Vec<Idle>>,
+    connections_max: usize,
+    lent: Gauge,
+    wait_seconds: Histogram,
 }
 
 /// A session is proved by a commit of its own, in a task that outlives the one who asked for it.
@@ -51,11 +57,44 @@ struct Idle {
 impl Connections {
     pub fn new(options: PgConnectOptions, connections_max: usize, runtime: Handle) -> Self {
         let permits = Semaphore::new(connections_max);
-        Self { options, runtime, permits, proof: AsyncMutex::default(), idle: Mutex::default() }
+        Self {
+            options,
+            runtime,
+            permits,
+            proof: AsyncMutex::default(),
+            idle: Mutex::default(),
+            connections_max,
+            lent: Gauge::default(),
+            // 0.1 ms to 3.3 s.
+            wait_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+        }
+    }
+
+    /// Adds what it counts.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "connections_lent",
+            "Connections to the database that are in use",
+            self.lent.clone(),
+        );
+        let connections_max: Gauge = Gauge::default();
+        connections_max.set(self.connections_max as i64);
+        registry.register(
+            "connections_max",
+            "Connections to the database that may be open",
+            connections_max,
+        );
+        registry.register_with_unit(
+            "connection_wait",
+            "Until a connection to the database was there to use",
+            Unit::Seconds,
+            self.wait_seconds.clone(),
+        );
     }
 
     /// Lends a connection, opening one if none is idle.
     pub async fn lease(&self, until: Instant) -> Result<Lease<'_>, Unavailable> {
+        let asked = Instant::now();
         let permit = timeout_at(until, self.permits.acquire())
             .await
             .map_err(|_elapsed| Unavailable::Busy)?
@@ -64,7 +103,8 @@ impl Connections {
             Some(connection) => connection,
             None => self.connect(until).await?,
         };
-        Ok(Lease { connection, owner: self, _permit: permit })
+        self.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        Ok(Lease { connection, owner: self, _permit: permit, _lent: Lent::count(&self.lent) })
     }
 
     /// An idle connection that still works.
@@ -158,6 +198,23 @@ pub(super) struct Lease<'a> {
     pub connection: PgConnection,
     owner: &'a Connections,
     _permit: SemaphorePermit<'a>,
+    _lent: Lent<'a>,
+}
+
+/// Counted as long as it is there.
+struct Lent<'a>(&'a Gauge);
+
+impl<'a> Lent<'a> {
+    fn count(lent: &'a Gauge) -> Self {
+        lent.inc();
+        Self(lent)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Lease<'_> {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::registry::Registry;
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
@@ -13,7 +14,7 @@ use super::error;
 use super::{
     Batch, Commit, CommitError, Filter, Page, Position, Snapshot, Store, Unavailable, Versions,
 };
-use super::{changes, commit, events, listing, reservations, snapshot};
+use super::{changes, commit, events, listing, reservations, schema, snapshot};
 use crate::domain::{Command, Event, EventId, NewEvent, Reservation, ReservationId};
 
 /// A read that meets a connection which broke while it was idle is asked once more on a new one.
@@ -80,6 +81,18 @@ impl PostgresStore {
             writes: Connections::new(options.clone(), limits.writes, runtime.clone()),
             reads: Connections::new(options, limits.reads, runtime),
         }
+    }
+
+    /// Adds what it counts.
+    pub fn register(&self, registry: &mut Registry) {
+        for (pool, connections) in [("writes", &self.writes), ("reads", &self.reads)] {
+            connections.register(registry.sub_registry_with_label(("pool".into(), pool.into())));
+        }
+    }
+
+    /// Whether the schema has all that this binary needs.
+    pub async fn is_current(&self, until: Instant) -> Result<bool, Unavailable> {
+        ask!(self.reads, until, schema::is_current())
     }
 
     /// The event as it is now.

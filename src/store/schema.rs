@@ -59,17 +59,32 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
 /// Refuses a schema that lacks a migration of this binary.
 pub async fn check(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let mut connection = connect(options).await?;
+    match missing(&mut connection).await? {
+        Some(missing) => Err(SchemaError::TooOld { missing }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the schema has all that this binary needs.
+pub(super) async fn is_current(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match missing(connection).await {
+        Ok(missing) => Ok(missing.is_none()),
+        Err(MigrateError::Execute(failure)) => Err(failure),
+        Err(failure) => Err(sqlx::Error::Migrate(Box::new(failure))),
+    }
+}
+
+/// The first migration of this binary that was not applied.
+async fn missing(connection: &mut PgConnection) -> Result<Option<i64>, MigrateError> {
     let applied = match connection.list_applied_migrations(TABLE).await {
         Ok(applied) => applied,
         // Looking must not need the right to create the table.
         Err(MigrateError::Execute(failure)) if is_undefined_table(&failure) => Vec::new(),
-        Err(failure) => return Err(failure.into()),
+        Err(failure) => return Err(failure),
     };
     let is_applied = |version: i64| applied.iter().any(|done| done.version == version);
-    match migrator().iter().find(|known| !is_applied(known.version)) {
-        Some(missing) => Err(SchemaError::TooOld { missing: missing.version }),
-        None => Ok(()),
-    }
+    let missing = migrator().iter().map(|known| known.version).find(|known| !is_applied(*known));
+    Ok(missing)
 }
 
 fn is_undefined_table(failure: &sqlx::Error) -> bool {

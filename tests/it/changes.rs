@@ -98,6 +98,50 @@ fn check_gapless(versions: &[Value], after: i64) {
     }
 }
 
+/// What a partner makes of the changes.
+#[derive(Default)]
+struct Mirror {
+    available: i64,
+    /// Partner, seats and status, by id.
+    reservations: HashMap<String, (String, i64, String)>,
+    event_changes: Vec<Value>,
+}
+
+impl Mirror {
+    fn apply(&mut self, version: &Value) {
+        for change in version["changes"].as_array().expect("a list") {
+            let kind = change["type"].as_str().expect("a word");
+            if kind == "event_changed" {
+                self.available += change["totalSeats"].as_i64().map_or(0, |total| total - 100);
+                self.event_changes.push(change.clone());
+                continue;
+            }
+            let text = |name: &str| change[name].as_str().expect("a text").to_owned();
+            let seats = change["seats"].as_i64().expect("a number");
+            let fresh = (text("partnerId"), 0, String::new());
+            let entry = self.reservations.entry(text("reservationId")).or_insert(fresh);
+            match kind {
+                "reserved" | "held" => {
+                    entry.1 = seats;
+                    self.available -= seats;
+                }
+                "shrunk" => {
+                    entry.1 -= seats;
+                    self.available += seats;
+                }
+                "confirmed" | "extended" => assert_eq!(entry.1, seats),
+                "cancelled" | "expired" => self.available += seats,
+                other => panic!("{other}"),
+            }
+            match kind {
+                "reserved" => entry.2 = "confirmed".into(),
+                "shrunk" | "extended" => {}
+                kind => entry.2 = kind.into(),
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_of_the_feed_has_what_the_listing_has() {
     with_app(async |app| {
@@ -131,51 +175,20 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
             let event = app.get("/events/e").await.json();
             assert_eq!(event["version"], versions.len());
 
-            let mut mirror: HashMap<String, (String, i64, String)> = HashMap::new();
-            let mut event_changes = Vec::new();
-            let mut available = 100;
-            for change in versions.iter().flat_map(|v| v["changes"].as_array().expect("a list")) {
-                let kind = change["type"].as_str().expect("a word");
-                if kind == "event_changed" {
-                    event_changes.push(change);
-                    available += change["totalSeats"].as_i64().map_or(0, |total| total - 100);
-                    continue;
-                }
-                let text = |name: &str| change[name].as_str().expect("a text").to_owned();
-                let seats = change["seats"].as_i64().expect("a number");
-                let partner = text("partnerId");
-                let entry =
-                    mirror.entry(text("reservationId")).or_insert((partner, 0, String::new()));
-                match kind {
-                    "reserved" | "held" => {
-                        entry.1 = seats;
-                        available -= seats;
-                    }
-                    "shrunk" => {
-                        entry.1 -= seats;
-                        available += seats;
-                    }
-                    "confirmed" | "extended" => assert_eq!(entry.1, seats),
-                    "cancelled" | "expired" => available += seats,
-                    other => panic!("{other}"),
-                }
-                entry.2 = match kind {
-                    "reserved" => "confirmed".into(),
-                    "shrunk" | "extended" => entry.2.clone(),
-                    kind => kind.into(),
-                };
-            }
-            assert_eq!(event["availableSeats"], available);
+            let mut mirror = Mirror { available: 100, ..Mirror::default() };
+            versions.iter().for_each(|version| mirror.apply(version));
+            assert_eq!(event["availableSeats"], mirror.available);
             let listed = app.get("/events/e/reservations?limit=200").await.json();
             let listed = listed["items"].as_array().expect("a list");
-            assert_eq!(listed.len(), mirror.len());
+            assert_eq!(listed.len(), mirror.reservations.len());
             for made in listed {
-                let (partner, seats, status) = &mirror[made["reservationId"].as_str().expect("id")];
+                let id = made["reservationId"].as_str().expect("an id");
+                let (partner, seats, status) = &mirror.reservations[id];
                 assert_eq!(made["partnerId"], *partner);
                 assert_eq!(made["seats"], *seats);
                 assert_eq!(made["status"], *status);
             }
-            let [window, ended, open] = event_changes[..] else { panic!("{event_changes:?}") };
+            let [window, ended, open] = &mirror.event_changes[..] else { panic!("{versions:?}") };
             assert_eq!(window["salesCloseAt"], "2000-01-01T00:00:00Z");
             assert_eq!(window["name"], "E");
             assert!(window.get("totalSeats").is_none(), "{window}");
@@ -297,7 +310,7 @@ async fn who_comes_back_sees_every_version_once() {
 /// All streams together may send half a megabyte at once here, and each as little as 2 kB.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_falls_behind_is_told_where_to_go_on() {
-    with_settings(&[("STREAM_BYTES_PER_SECOND_MAX", "1000000")], async |app| {
+    with_settings(&[("STREAM_BYTES_PER_S_MAX", "1000000")], async |app| {
         app.make_event("quiet", 10).await;
         app.make_event("busy", 1_000_000).await;
         let mut quiet = Follower::open(&app.base, "/events/quiet/stream", None).await;

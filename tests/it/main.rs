@@ -14,6 +14,7 @@ mod hostile;
 mod listing;
 mod model;
 mod openapi;
+mod operating;
 mod outage;
 mod partners;
 mod plans;

@@ -40,7 +40,7 @@ async fn every_operation_of_the_document_is_there() {
         assert_eq!(document["openapi"], "3.1.0");
         let id = Uuid::now_v7().to_string();
         let operations = operations(&document);
-        assert_eq!(operations.len(), 24);
+        assert_eq!(operations.len(), 26);
         for (path, method, operation) in operations {
             let real = path
                 .replace("{eventId}", "node-meetup-2025")

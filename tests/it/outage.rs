@@ -11,7 +11,7 @@ use crate::support::proxy::{Proxy, Way};
 use crate::support::{Answer, TestDatabase, with_app, with_database};
 
 /// A database behind a proxy, and its URL there.
-async fn behind_a_proxy() -> (TestDatabase, Proxy, String) {
+pub async fn behind_a_proxy() -> (TestDatabase, Proxy, String) {
     let database = TestDatabase::create().await;
     let port = database.options.get_port();
     let proxy = Proxy::to(([127, 0, 0, 1], port).into()).await;

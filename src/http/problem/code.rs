@@ -28,6 +28,7 @@ pub enum Code {
     Overloaded,
     DatabaseUnavailable,
     OutcomeUnknown,
+    Draining,
 }
 
 /// A row of the table of problems.
@@ -40,7 +41,7 @@ pub struct Entry {
 }
 
 impl Code {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ValidationFailed,
         Self::MalformedJson,
         Self::EventNotFound,
@@ -64,6 +65,7 @@ impl Code {
         Self::Overloaded,
         Self::DatabaseUnavailable,
         Self::OutcomeUnknown,
+        Self::Draining,
     ];
 
     #[expect(clippy::too_many_lines, reason = "it is one table")]
@@ -234,6 +236,13 @@ impl Code {
                  before). Without a key: read `reservationId`; once the event's version is higher \
                  than `version`, a 404 is final. Whether an event was made, a read of `eventId` \
                  tells.",
+            ),
+            Self::Draining => (
+                "draining",
+                503,
+                "The server is stopping",
+                "Only `/ready` answers so: requests should go to another server from now on. What \
+                 is sent here all the same is still answered, until the server is gone.",
             ),
         };
         Entry { code, status, title, explanation }

@@ -1,0 +1,194 @@
+//! What the engine counts.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Outcome, Rejection};
+use crate::domain::{Acceptance, Action, Change, ChangeKind, Command, Refusal};
+
+#[derive(Debug)]
+pub(super) struct Metrics {
+    commands: Family<CommandLabels, Counter>,
+    changes: Family<ChangeLabels, Counter>,
+    /// In all mailboxes, and not yet taken into a batch for the first time.
+    pub waiting: Gauge,
+    pub wait_seconds: Histogram,
+    pub batch_commands: Histogram,
+    pub commit_seconds: Histogram,
+    pub version_conflicts: Counter,
+    unknown_outcomes: Family<SettledLabels, Counter>,
+    pub events_with_due_holds: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CommandLabels {
+    command: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabels {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SettledLabels {
+    settled: &'static str,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        Self {
+            commands: Family::default(),
+            changes: Family::default(),
+            waiting: Gauge::default(),
+            // 0.1 ms to 3.3 s.
+            wait_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            batch_commands: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            version_conflicts: Counter::default(),
+            unknown_outcomes: Family::default(),
+            events_with_due_holds: Gauge::default(),
+        }
+    }
+
+    pub fn register(&self, registry: &mut Registry) {
+        // There from the first moment, so that the first of them is seen as an increase.
+        for kind in ChangeKind::ALL {
+            drop(self.changes.get_or_create(&ChangeLabels { r#type: kind.as_str() }));
+        }
+        for settled in ["committed", "not_committed", "refused", "not_in_time"] {
+            drop(self.unknown_outcomes.get_or_create(&SettledLabels { settled }));
+        }
+        registry.register(
+            "commands",
+            "Changes that were asked for, by what became of them",
+            self.commands.clone(),
+        );
+        registry.register(
+            "reservation_changes",
+            "Committed changes of reservations, by kind",
+            self.changes.clone(),
+        );
+        registry.register(
+            "mailbox_commands",
+            "Commands that wait to be taken into a batch",
+            self.waiting.clone(),
+        );
+        registry.register_with_unit(
+            "mailbox_wait",
+            "From a request's arrival until its command is taken into a batch",
+            Unit::Seconds,
+            self.wait_seconds.clone(),
+        );
+        registry.register(
+            "batch_commands",
+            "Commands that were taken into one batch",
+            self.batch_commands.clone(),
+        );
+        registry.register_with_unit(
+            "commit_duration",
+            "The guarded statement, until the database has answered",
+            Unit::Seconds,
+            self.commit_seconds.clone(),
+        );
+        registry.register(
+            "version_conflicts",
+            "Commits that another replica's came before; each is tried again",
+            self.version_conflicts.clone(),
+        );
+        registry.register(
+            "unknown_outcomes",
+            "Commits whose answer was lost, by what was found out",
+            self.unknown_outcomes.clone(),
+        );
+        registry.register(
+            "events_with_due_holds",
+            "Events with holds past their time, at the sweeper's last look (100 at most)",
+            self.events_with_due_holds.clone(),
+        );
+    }
+
+    /// A command was answered.
+    pub fn answered(&self, command: &Command, outcome: &Outcome) {
+        let labels = CommandLabels { command: name_of(command), outcome: word_for(outcome) };
+        self.commands.get_or_create(&labels).inc();
+    }
+
+    /// A command was taken into its first batch.
+    pub fn taken(&self, waited: Duration) {
+        self.waiting.dec();
+        self.wait_seconds.observe(waited.as_secs_f64());
+    }
+
+    /// A batch was committed.
+    pub fn committed(&self, changes: &[Change]) {
+        for kind in ChangeKind::ALL {
+            let count = changes.iter().filter(|change| change.kind == kind).count() as u64;
+            if count > 0 {
+                let labels = ChangeLabels { r#type: kind.as_str() };
+                self.changes.get_or_create(&labels).inc_by(count);
+            }
+        }
+    }
+
+    /// It was found out, or not, what became of a commit whose answer was lost.
+    pub fn settled(&self, settled: &'static str) {
+        self.unknown_outcomes.get_or_create(&SettledLabels { settled }).inc();
+    }
+}
+
+fn name_of(command: &Command) -> &'static str {
+    match command {
+        Command::Reserve(_) => "reserve",
+        Command::Alter(alter) => match alter.action {
+            Action::Confirm => "confirm",
+            Action::Extend(_) => "extend",
+            Action::Shrink(_) => "shrink",
+            Action::Cancel => "cancel",
+        },
+        Command::ChangeEvent(_) => "change_event",
+        Command::Sweep => "sweep",
+    }
+}
+
+/// Of refusals, the code that the caller sees.
+fn word_for(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Ok(acceptance) => match acceptance {
+            Acceptance::Reserved(_)
+            | Acceptance::Altered(_)
+            | Acceptance::Cancelled
+            | Acceptance::EventChanged(_)
+            | Acceptance::Swept => "done",
+            Acceptance::Replayed(_) | Acceptance::Unaltered(_) | Acceptance::EventUnchanged(_) => {
+                "done_before"
+            }
+        },
+        Err(Rejection::Refused(refusal)) => match refusal {
+            Refusal::EventNotFound => "event_not_found",
+            Refusal::InsufficientSeats { .. } => "insufficient_seats",
+            Refusal::SalesClosed { .. } => "sales_closed",
+            Refusal::TooManySeats { .. }
+            | Refusal::CannotGrow { .. }
+            | Refusal::SalesWindowEmpty => "validation_failed",
+            Refusal::ReservationNotFound => "reservation_not_found",
+            Refusal::HoldExpired => "hold_expired",
+            Refusal::ReservationNotActive { .. } => "reservation_not_active",
+            Refusal::CapacityBelowSold { .. } => "capacity_below_sold",
+            Refusal::PreconditionFailed { .. } => "precondition_failed",
+            Refusal::IdempotencyKeyReused => "idempotency_key_reused",
+        },
+        Err(Rejection::VersionConflict) => "version_conflict",
+        Err(Rejection::Overloaded) => "overloaded",
+        Err(Rejection::DatabaseUnavailable) => "database_unavailable",
+        Err(Rejection::OutcomeUnknown { .. }) => "outcome_unknown",
+        Err(Rejection::Internal) => "internal",
+    }
+}

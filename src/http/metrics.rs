@@ -1,0 +1,150 @@
+//! What is counted, for Prometheus: of the requests here, and of all below.
+
+use std::fmt;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::Data;
+use actix_web::{HttpResponse, get};
+use matchit::Router;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::App;
+use super::openapi::problems;
+use super::problem::Problem;
+
+/// The prefix of each name.
+pub const PREFIX: &str = "ticketboss";
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    pub streams: StreamMetrics,
+}
+
+/// What streams count.
+#[derive(Clone, Default)]
+pub struct StreamMetrics {
+    pub open: Gauge,
+    pub bytes: Counter,
+    pub dropped: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: &'static str,
+    route: &'static str,
+}
+
+impl Metrics {
+    /// With what `registry` has already.
+    pub fn new(mut registry: Registry) -> Self {
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The service", build);
+        let requests = Family::default();
+        registry.register("http_requests", "Requests that were answered", requests.clone());
+        // 0.25 ms to 8.2 s.
+        let buckets = || Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
+        let request_seconds = Family::new_with_constructor(buckets as fn() -> Histogram);
+        registry.register_with_unit(
+            "http_request_duration",
+            "From the head of a request to the head of its answer",
+            Unit::Seconds,
+            request_seconds.clone(),
+        );
+        let streams = StreamMetrics::default();
+        registry.register("streams", "Event streams that are open", streams.open.clone());
+        registry.register_with_unit(
+            "stream_sent",
+            "What was sent on event streams",
+            Unit::Bytes,
+            streams.bytes.clone(),
+        );
+        registry.register(
+            "streams_behind",
+            "Event streams that were ended because they did not keep up",
+            streams.dropped.clone(),
+        );
+        Self { registry, requests, request_seconds, streams }
+    }
+
+    /// A request was answered.
+    pub fn answered(
+        &self,
+        method: &'static str,
+        route: &'static str,
+        status: StatusCode,
+        took: Duration,
+    ) {
+        let labels = RequestLabels { method, route, status: status.as_u16() };
+        self.requests.get_or_create(&labels).inc();
+        let labels = RouteLabels { method, route };
+        self.request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// A method for a label: what a client makes up is none of them.
+pub fn method(method: &Method) -> &'static str {
+    let known = ["GET", "POST", "PATCH", "DELETE", "HEAD", "PUT", "OPTIONS"];
+    known.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
+}
+
+/// The pattern of a path for a label, as the document has it.
+pub fn route(path: &str) -> &'static str {
+    ROUTES.at(path).map_or("none", |found| *found.value)
+}
+
+static ROUTES: LazyLock<Router<&'static str>> = LazyLock::new(|| {
+    let mut routes = Router::new();
+    let document = super::document();
+    // Once for the process.
+    let known = document.paths.paths.into_keys().map(|path| &*path.leak());
+    for path in known.chain(["/", "/console/{file}", "/docs/{*file}"]) {
+        routes.insert(path, path).expect("paths of a document differ");
+    }
+    routes
+});
+
+/// Numbers for Prometheus
+///
+/// Of this process alone, in the text format of OpenMetrics.
+#[utoipa::path(
+    tag = "service",
+    responses(
+        (status = 200, description = "OpenMetrics", body = String,
+            content_type = "application/openmetrics-text"),
+        MetricsProblems,
+    ),
+)]
+#[get("/metrics")]
+pub async fn read_metrics(app: Data<App>) -> Result<HttpResponse, Problem> {
+    let text = app.metrics.text().map_err(|_nothing_to_say| Problem::internal())?;
+    Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
+}
+
+problems! {
+    MetricsProblems: Internal;
+}

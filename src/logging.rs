@@ -1,0 +1,110 @@
+//! The log: env_logger's own lines, or an object of JSON on each.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+use env_logger::fmt::Formatter;
+use log::Record;
+use log::kv::{self, Key, Value, VisitSource};
+use serde_json::Map;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::config::LogFormat;
+
+/// Our own lines, one for each request only where it shows a defect: actix tells of each of its
+/// workers, and of each client that speaks no HTTP, and PostgreSQL of each table that is there
+/// already.
+const DEFAULT_FILTER: &str =
+    "info,ticketboss::requests=error,actix_server=warn,actix_http=off,sqlx::postgres=warn";
+
+/// The target of the lines that tell of requests.
+pub const REQUESTS: &str = "ticketboss::requests";
+
+/// Starts it, with what `RUST_LOG` says; `false` if that cannot be understood.
+#[must_use]
+pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
+    let filter = filter.unwrap_or(DEFAULT_FILTER);
+    if env_filter::Builder::new().try_parse(filter).is_err() {
+        return false;
+    }
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(filter);
+    match format {
+        LogFormat::Text => {}
+        LogFormat::Json => {
+            builder.format(write_json);
+        }
+    }
+    builder.init();
+    true
+}
+
+fn write_json(formatter: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
+    writeln!(formatter, "{}", json(record, OffsetDateTime::now_utc()))
+}
+
+/// A record as an object: what it always has, and its own fields.
+fn json(record: &Record<'_>, now: OffsetDateTime) -> serde_json::Value {
+    let mut fields = Map::new();
+    let time = now.format(&Rfc3339).unwrap_or_default();
+    fields.insert("time".into(), time.into());
+    fields.insert("level".into(), record.level().as_str().to_lowercase().into());
+    fields.insert("target".into(), record.target().into());
+    let mut message = String::new();
+    // A text grows as it must.
+    let _ = write!(message, "{}", record.args());
+    fields.insert("message".into(), message.into());
+    let mut fields = Fields(fields);
+    // Its own fields can all be shown.
+    let _ = record.key_values().visit(&mut fields);
+    fields.0.into()
+}
+
+struct Fields(Map<String, serde_json::Value>);
+
+impl<'kvs> VisitSource<'kvs> for Fields {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let number = value.to_u64().map(serde_json::Value::from);
+        let number = number.or_else(|| value.to_f64().map(serde_json::Value::from));
+        self.0.insert(key.to_string(), number.unwrap_or_else(|| value.to_string().into()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use log::Level;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_line_is_an_object_whatever_the_message_is() {
+        let own = [
+            ("status", Value::from(201)),
+            ("requestId", Value::from("a")),
+            ("durationMs", Value::from(0.25)),
+        ];
+        let record = Record::builder()
+            .level(Level::Info)
+            .target(REQUESTS)
+            .args(format_args!("two\nlines and \"quotes\""))
+            .key_values(&own)
+            .build();
+        let line = super::json(&record, OffsetDateTime::UNIX_EPOCH);
+        assert!(!line.to_string().contains('\n'));
+        assert_eq!(
+            line,
+            json!({
+                "time": "1970-01-01T00:00:00Z",
+                "level": "info",
+                "target": "ticketboss::requests",
+                "message": "two\nlines and \"quotes\"",
+                "status": 201,
+                "requestId": "a",
+                "durationMs": 0.25,
+            })
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! What an operator sees: numbers, readiness, the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use reqwest::Client;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::outage::behind_a_proxy;
+use crate::support::binary::Binary;
+use crate::support::proxy::Way;
+use crate::support::{Answer, TestApp, TestDatabase, with_app, with_database};
+
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Samples by name and labels.
+type Samples = BTreeMap<String, f64>;
+
+fn samples(text: &str) -> Samples {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        (name.to_owned(), value.parse().expect("a number"))
+    };
+    lines.map(sample).collect()
+}
+
+/// The value of a sample; 0 for what was never counted.
+fn value(samples: &Samples, name: &str) -> f64 {
+    samples.get(&format!("ticketboss_{name}")).copied().unwrap_or(0.0)
+}
+
+async fn metrics(app: &TestApp) -> Samples {
+    let answer = app.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    let kind = answer.header("content-type").expect("a type");
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    assert!(answer.text.ends_with("# EOF\n"));
+    samples(&answer.text)
+}
+
+/// Has everything happen once at least.
+async fn use_it(app: &TestApp) {
+    app.make_event("secret-event", 20).await;
+    let held = json!({"partnerId": "secret-partner", "seats": 2, "holdSeconds": 60});
+    let path = app.made_in("secret-event", held.clone()).await;
+    app.post(&format!("{path}/extend"), json!({"holdSeconds": 100})).await;
+    app.patch(&path, "*", json!({"seats": 1})).await;
+    app.post(&format!("{path}/confirm"), json!(0)).await;
+    app.post(&format!("{path}/confirm"), json!(0)).await;
+    app.delete(&path).await;
+    app.delete(&path).await;
+    app.made_in("secret-event", held).await;
+    app.end_holds().await;
+    let much = json!({"partnerId": "secret-partner", "items": vec![json!({"seats": 10}); 2]});
+    app.post("/events/secret-event/reservations/batch", much).await.made();
+    let more = json!({"partnerId": "secret-partner", "seats": 1});
+    app.post("/events/secret-event/reservations", more).await.problem(409, "insufficient_seats");
+    app.patch("/events/secret-event", "*", json!({"status": "paused"})).await;
+    app.get("/nothing/secret-path").await;
+    app.get("/events/secret-event/changes").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_counted_once() {
+    with_app(async |app| {
+        use_it(app).await;
+        let samples = metrics(app).await;
+        let expected = [
+            (r#"commands_total{command="reserve",outcome="done"}"#, 3.0),
+            (r#"commands_total{command="reserve",outcome="insufficient_seats"}"#, 1.0),
+            (r#"commands_total{command="confirm",outcome="done"}"#, 1.0),
+            (r#"commands_total{command="confirm",outcome="done_before"}"#, 1.0),
+            (r#"commands_total{command="extend",outcome="done"}"#, 1.0),
+            (r#"commands_total{command="shrink",outcome="done"}"#, 1.0),
+            (r#"commands_total{command="cancel",outcome="done"}"#, 1.0),
+            (r#"commands_total{command="cancel",outcome="reservation_not_found"}"#, 1.0),
+            (r#"commands_total{command="change_event",outcome="done"}"#, 1.0),
+            (r#"reservation_changes_total{type="held"}"#, 2.0),
+            (r#"reservation_changes_total{type="reserved"}"#, 2.0),
+            (r#"reservation_changes_total{type="expired"}"#, 1.0),
+            (r#"http_requests_total{method="DELETE",route="/events/{eventId}/reservations/{reservationId}",status="204"}"#, 1.0),
+            (r#"http_requests_total{method="DELETE",route="/events/{eventId}/reservations/{reservationId}",status="404"}"#, 1.0),
+            (r#"http_requests_total{method="POST",route="/events/{eventId}/reservations/batch",status="201"}"#, 1.0),
+            (r#"http_requests_total{method="GET",route="none",status="404"}"#, 1.0),
+            (r#"http_request_duration_seconds_count{method="POST",route="/events"}"#, 1.0),
+            ("mailbox_commands", 0.0),
+            ("streams", 0.0),
+            (r#"connections_max{pool="writes"}"#, 15.0),
+            (r#"connections_max{pool="reads"}"#, 5.0),
+            (r#"build_info{version="0.1.0"}"#, 1.0),
+        ];
+        for (name, expected) in expected {
+            assert!((value(&samples, name) - expected).abs() < 0.5, "{name}: {samples:#?}");
+        }
+        // Eight were done, perhaps nine with the sweeper's; what only refuses needs no commit.
+        let commits = value(&samples, "commit_duration_seconds_count");
+        assert!((8.0..=9.0).contains(&commits), "{commits}");
+        let batches = value(&samples, "batch_commands_count");
+        assert!(batches >= commits + 3.0, "{batches}");
+        assert!(value(&samples, "mailbox_wait_seconds_count") >= 11.0);
+        for name in samples.keys() {
+            assert!(!name.contains("secret"), "a label has what callers make up: {name}");
+        }
+    })
+    .await;
+}
+
+/// The names in an expression of PromQL that are ours, and the labels that are beside them.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c: char| !word(c));
+    words.filter(|word| word.starts_with("ticketboss_")).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dashboard_and_alerts_name_what_is_exported() {
+    with_app(async |app| {
+        use_it(app).await;
+        let text = app.get("/metrics").await.text;
+        // Families without a sample until something goes wrong are named by their type.
+        let mut exported: BTreeSet<String> =
+            samples(&text).into_keys().flat_map(|name| names_in(&name)).collect();
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').expect("a name and a type");
+            match kind {
+                "counter" => exported.insert(format!("{name}_total")),
+                _ => exported.insert(name.to_owned()),
+            };
+        }
+        let dashboard = include_str!("../../ops/grafana-dashboard.json");
+        let board: Value = serde_json::from_str(dashboard).expect("it is JSON");
+        let panels = board["panels"].as_array().expect("panels");
+        let expressions = panels.iter().flat_map(|panel| panel["targets"].as_array());
+        assert!(
+            expressions.flatten().all(|target| !names_in(&target["expr"].to_string()).is_empty())
+        );
+        let alerts = include_str!("../../ops/alerts.yml");
+        let mut shown = BTreeSet::new();
+        for (file, text) in [("dashboard", dashboard), ("alerts", alerts)] {
+            let named = names_in(text);
+            assert!(named.len() >= 8, "{file}: {named:?}");
+            for name in &named {
+                assert!(exported.contains(name), "{file}: {name} is not exported: {exported:#?}");
+            }
+            shown.extend(named);
+        }
+        // What nobody looks at need not be counted.
+        let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        for family in families.filter_map(|line| line.split(' ').next()) {
+            let is_shown = shown.iter().any(|name| name.starts_with(family));
+            assert!(is_shown, "{family} is on no panel and in no alert");
+        }
+    })
+    .await;
+}
+
+/// The first answer that says so: what was found before is good for half a second.
+async fn not_ready(app: &TestApp) -> Answer {
+    let asking = async {
+        loop {
+            let answer = app.get("/ready").await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    timeout(PATIENCE, asking).await.expect("it is noticed")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_ready_as_long_as_its_database_is() {
+    let (database, proxy, url) = behind_a_proxy().await;
+    with_database(database, &[("DATABASE_URL", url.as_str())], async |app| {
+        assert_eq!(app.get("/ready").await.json(), json!({"status": "ready"}));
+        proxy.set(Way::Closed);
+        not_ready(app).await.problem(503, "database_unavailable");
+        assert_eq!(app.get("/health").await.status, 200);
+        proxy.set(Way::Open);
+        let again = async { while app.get("/ready").await.status != 200 {} };
+        timeout(PATIENCE, again).await.expect("it is ready again");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lacks_a_migration_is_not_ready() {
+    with_app(async |app| {
+        assert_eq!(app.get("/ready").await.status, 200);
+        app.database.execute("delete from _sqlx_migrations where version = 8").await;
+        let problem = not_ready(app).await.problem(503, "database_unavailable");
+        assert!(problem["detail"].as_str().expect("a text").contains("ticketboss migrate"));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_drains_says_so_and_goes_on() {
+    let database = TestDatabase::create().await;
+    let settings = [("DATABASE_URL", database.url.as_str()), ("DRAIN_DELAY_MS", "300000")];
+    let service = Binary::serve(&settings).await;
+    let client = Client::new();
+    let ready = format!("{}/ready", service.base);
+    let get = async || Answer::of(client.get(&ready).send().await.expect("an answer")).await;
+    assert_eq!(get().await.status, 200);
+    service.signal(Signal::SIGTERM);
+    let draining = async {
+        loop {
+            let answer = get().await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+    };
+    let draining = timeout(PATIENCE, draining).await.expect("it is noticed");
+    draining.problem(503, "draining");
+    let body = json!({"partnerId": "abc-corp", "seats": 1});
+    let booked = client.post(format!("{}/reservations", service.base)).json(&body).send().await;
+    assert_eq!(booked.expect("an answer").status(), 201);
+    // The second signal ends the delay.
+    let (code, log) = service.stop().await;
+    assert_eq!(code, Some(0), "{log:?}");
+    database.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_an_object_on_each_line() {
+    let database = TestDatabase::create().await;
+    let settings = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "info,sqlx=warn"),
+    ];
+    let service = Binary::serve(&settings).await;
+    let client = Client::new();
+    let body = json!({"partnerId": "secret-partner", "seats": 1});
+    let url = format!("{}/events/node-meetup-2025/reservations?secret=1", service.base);
+    let post = client.post(url).header("x-request-id", "call-1").json(&body);
+    assert_eq!(post.send().await.expect("an answer").status(), 201);
+    let url = format!("{}/reservations/x", service.base);
+    let delete = client.delete(url).header("x-request-id", "call-2");
+    assert_eq!(delete.send().await.expect("an answer").status(), 404);
+    let (code, log) = service.stop().await;
+    assert_eq!(code, Some(0), "{log:?}");
+    let lines: Vec<Value> = log
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .collect();
+    for line in &lines {
+        assert!(line["time"].is_string() && line["message"].is_string(), "{line}");
+        assert_eq!(line["level"], "info", "{line}");
+    }
+    assert!(log.iter().all(|line| !line.contains("secret")), "{log:?}");
+    let request = |id: &str| {
+        let line = lines.iter().find(|line| line["requestId"] == id);
+        line.unwrap_or_else(|| panic!("{log:?}"))
+    };
+    let booked = request("call-1");
+    assert_eq!(booked["target"], "ticketboss::requests");
+    assert_eq!(booked["method"], "POST");
+    assert_eq!(booked["route"], "/events/{eventId}/reservations");
+    assert_eq!(booked["status"], 201);
+    assert_eq!(booked["outcome"], "done");
+    assert!(booked["durationMs"].as_f64().is_some_and(|ms| ms > 0.0), "{booked}");
+    let refused = request("call-2");
+    assert_eq!(refused["status"], 404);
+    assert_eq!(refused["outcome"], "reservation_not_found");
+}

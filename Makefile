@@ -51,4 +51,4 @@ set-up:
 	@sh scripts/set-up
 
 set-up-tests:
-	@sh scripts/set-up curl faketime python3-venv
+	@sh scripts/set-up curl faketime python3-venv chromium chromium-driver

@@ -27,6 +27,7 @@ use crate::store::PostgresStore;
 
 mod body;
 mod changes;
+mod console;
 mod error;
 mod events;
 mod headers;
@@ -96,6 +97,8 @@ pub fn application(app: Data<App>) -> actix_web::App<impl Factory> {
                 // Without this, the page asks a validator on the internet.
                 .config(utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none")),
         )
+        .service(console::read_console)
+        .service(console::read_console_file)
         .default_service(web::to(no_such_route))
         .wrap(NormalizePath::trim())
         .wrap(from_fn(finish))

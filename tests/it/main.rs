@@ -5,6 +5,7 @@ mod changes;
 mod chaos;
 mod clients;
 mod concurrency;
+mod console;
 mod contract;
 mod engine;
 mod events;

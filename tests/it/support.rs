@@ -17,8 +17,10 @@ use ticketboss::server::{OpenDatabase, Server, listen};
 use uuid::Uuid;
 
 pub mod binary;
+pub mod browser;
 pub mod proxy;
 pub mod simulated;
+pub mod workshop;
 
 pub const DEFAULT_EVENT: &str = "node-meetup-2025";
 

@@ -1,0 +1,59 @@
+// The service, over the same API that partners use.
+
+/** What the service said no with, or what kept it from saying anything. */
+export class Problem extends Error {
+  constructor(body) {
+    super(body.detail);
+    Object.assign(this, { body });
+  }
+}
+
+const AWAY = { title: "The server cannot be reached", detail: "It may be restarting.", code: "away" };
+
+/** Sends a request; throws a `Problem` unless it is granted. */
+export async function send(method, path, { body, headers = {}, signal } = {}) {
+  const request = { method, signal, headers: { ...headers } };
+  if (body !== undefined) {
+    request.headers["Content-Type"] = "application/json";
+    request.body = JSON.stringify(body);
+  }
+  let response;
+  try {
+    response = await fetch(path, request);
+  } catch (failure) {
+    if (failure.name === "AbortError") throw failure;
+    throw new Problem(AWAY);
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => null);
+  throw new Problem(problem ?? { title: `Status ${response.status}`, detail: "No reason was given." });
+}
+
+export async function read(path, signal) {
+  const response = await send("GET", path, { signal });
+  return response.json();
+}
+
+export const eventPath = (id) => `/events/${encodeURIComponent(id)}`;
+
+/** All events, page by page, up to so many. */
+export async function allEvents(most, signal) {
+  const events = [];
+  let cursor = "";
+  do {
+    const page = await read(`/events?limit=200${cursor}`, signal);
+    events.push(...page.items);
+    if (page.nextCursor === null) return { events, more: false };
+    cursor = `&cursor=${encodeURIComponent(page.nextCursor)}`;
+  } while (events.length < most);
+  return { events, more: true };
+}
+
+export async function saveCsv(id) {
+  const response = await send("GET", `${eventPath(id)}/reservations`, { headers: { Accept: "text/csv" } });
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = `${id}-reservations.csv`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

@@ -1,0 +1,64 @@
+// Elements, made by hand. What callers name an event or a partner is only ever text here.
+
+export function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (key === "style") Object.assign(made.style, value);
+    else if (value === true) made.setAttribute(key, "");
+    else if (value !== false && value != null) made.setAttribute(key, value);
+  }
+  made.append(...children.flat().filter((child) => child != null && child !== false));
+  return made;
+}
+
+export const number = (value) => value.toLocaleString("en");
+
+export const clock = (time) =>
+  new Date(time).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** Says something to those who do not see the page. */
+export function announce(text) {
+  document.getElementById("announcement").textContent = text;
+}
+
+/** Whether what is shown is live: `live`, `loading`, `reconnecting` or `away`, in words. */
+export function showConnection(state, words) {
+  const shown = document.getElementById("connection");
+  if (shown.textContent === words) return;
+  shown.dataset.state = state;
+  shown.textContent = words;
+}
+
+/** What went wrong, in the service's own words. */
+export function problemBox(problem, again) {
+  const fields = problem.errors ?? [];
+  return element(
+    "div",
+    { class: "problem", role: "alert" },
+    element("strong", {}, problem.title ?? "That did not work"),
+    fields.length
+      ? element("ul", {}, fields.map(({ field, detail }) => element("li", {}, `${field} ${detail}`)))
+      : element("p", {}, problem.detail),
+    problem.requestId && element("p", { class: "small" }, `Request ${problem.requestId}`),
+    again && element("p", {}, element("button", { type: "button", onclick: again }, "Try again")),
+  );
+}
+
+export const STATUS_WORDS = { on_sale: "On sale", paused: "Paused", closed: "Closed" };
+
+export const statusPill = (status) =>
+  element("span", { class: "pill", "data-state": status }, STATUS_WORDS[status]);
+
+/** Sold, held and free seats, as a bar that also reads as words. */
+export function seatBar({ totalSeats, availableSeats, heldSeats }, size = "") {
+  const sold = totalSeats - availableSeats - heldSeats;
+  const width = (seats) => ({ width: `${(100 * Math.max(seats, 0)) / totalSeats}%` });
+  const words = `${number(sold)} sold, ${number(heldSeats)} held, ${number(availableSeats)} free of ${number(totalSeats)} seats`;
+  return element(
+    "div",
+    { class: `${size} bar`, role: "img", "aria-label": words },
+    element("span", { class: "sold", style: width(sold) }),
+    element("span", { class: "held", style: width(heldSeats) }),
+  );
+}

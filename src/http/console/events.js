@@ -1,0 +1,96 @@
+// All events.
+
+import { allEvents } from "./api.js";
+import { makeEvent } from "./forms.js";
+import { STATUS_WORDS, element, number, problemBox, seatBar, showConnection, statusPill } from "./dom.js";
+
+/** More are a case for the API. */
+const EVENTS_MAX = 2_000;
+const REFRESH_MS = 3_000;
+
+export function showEvents(main) {
+  document.title = "Events - TicketBoss";
+  const stop = new AbortController();
+  let loaded = null;
+
+  const search = element("input", { type: "search", id: "search", autocomplete: "off", oninput: draw });
+  const status = element(
+    "select",
+    { id: "status", onchange: draw },
+    element("option", { value: "" }, "Any"),
+    Object.entries(STATUS_WORDS).map(([value, words]) => element("option", { value }, words)),
+  );
+  const list = element("div", { id: "events" }, element("p", { class: "empty" }, "Loading the events..."));
+  main.append(
+    element(
+      "div",
+      { class: "spread" },
+      element("h1", {}, "Events"),
+      element("button", { class: "main", type: "button", onclick: () => makeEvent() }, "New event"),
+    ),
+    element(
+      "div",
+      { class: "filters" },
+      element("label", { for: "search" }, "Search", search),
+      element("label", { for: "status" }, "Status", status),
+      element("p", { id: "count", class: "quiet small", role: "status" }),
+    ),
+    list,
+  );
+
+  function draw() {
+    if (!loaded) return;
+    const words = search.value.trim().toLowerCase();
+    const wanted = loaded.events.filter(
+      (event) =>
+        (!status.value || event.status === status.value) &&
+        (event.eventId.includes(words) || event.name.toLowerCase().includes(words)),
+    );
+    const count = `${number(wanted.length)} of ${number(loaded.events.length)}${loaded.more ? " and more" : ""}`;
+    const counted = document.getElementById("count");
+    if (counted.textContent !== count) counted.textContent = count;
+    const active = document.activeElement?.getAttribute("href");
+    list.replaceChildren(
+      wanted.length
+        ? element("ul", { class: "events" }, wanted.map(row))
+        : element("p", { class: "empty" }, loaded.events.length ? "No event is like that." : "There are no events yet."),
+    );
+    if (active?.startsWith("#/events/")) list.querySelector(`[href="${active}"]`)?.focus();
+  }
+
+  async function refresh() {
+    while (!stop.signal.aborted) {
+      try {
+        loaded = await allEvents(EVENTS_MAX, stop.signal);
+        showConnection("live", "Up to date");
+        draw();
+      } catch (failure) {
+        if (stop.signal.aborted) return;
+        showConnection("away", "Disconnected");
+        if (!loaded) list.replaceChildren(problemBox(failure.body));
+      }
+      await new Promise((resume) => setTimeout(resume, REFRESH_MS));
+    }
+  }
+  refresh();
+  return () => stop.abort();
+}
+
+function row(event) {
+  return element(
+    "li",
+    { class: "card" },
+    element(
+      "a",
+      { href: `#/events/${event.eventId}` },
+      element("span", {}, element("strong", {}, event.name), element("span", { class: "id quiet small" }, event.eventId)),
+      element(
+        "span",
+        { class: "seats" },
+        seatBar(event),
+        element("span", { class: "quiet small number" }, `${number(event.availableSeats)} of ${number(event.totalSeats)} free`),
+      ),
+      statusPill(event.status),
+    ),
+  );
+}

@@ -20,21 +20,24 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::batching::{self, Batching, Settings, Summaries};
 use crate::config::{Config, Database};
 use crate::http::{self, App, Metrics, Readiness, Streams};
-use crate::postgres::{self, LaunchError, PrivatePostgres, STOP_TIMEOUT_S};
+use crate::postgres::{self, LaunchError, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
 use crate::verify::{self, Report, VerifyError};
 
-/// How long a start waits for a database that is away.
-const DATABASE_WAIT_MAX: Duration = Duration::from_secs(30);
-const DATABASE_WAIT_STEP: Duration = Duration::from_secs(1);
+mod database;
+
+use database::wait_for_database;
+
+pub use database::OpenDatabase;
+
 /// How long a request may take to send its head, and a response to be taken.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two requests of a connection: longer than a load balancer's usual minute.
@@ -54,8 +57,6 @@ const BACKLOG: i32 = 4096;
 const UNTAKEN_MAX_MS: u32 = 30_000;
 /// Of the connections for reads, exports use so many, each for the time of a page.
 const EXPORT_PAGES_MAX: usize = 2;
-/// How often the private PostgreSQL is looked after.
-const REVIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -79,72 +80,6 @@ pub enum ServeError {
     Task(#[from] tokio::task::JoinError),
     #[error("the HTTP server failed")]
     Http(#[source] io::Error),
-}
-
-/// The database that the configuration names, running.
-pub struct OpenDatabase {
-    pub options: PgConnectOptions,
-    private: Option<Arc<PrivatePostgres>>,
-}
-
-impl OpenDatabase {
-    /// Starts the private PostgreSQL, if that is what the configuration asks for.
-    pub async fn open(database: &Database) -> Result<Self, ServeError> {
-        let (data_dir, bin_dir) = match database.clone() {
-            Database::Given(options) => return Ok(Self { options: *options, private: None }),
-            Database::Private { data_dir, bin_dir } => (data_dir, bin_dir),
-        };
-        let start = move || PrivatePostgres::start(&data_dir, bin_dir.as_deref());
-        let private = tokio::task::spawn_blocking(start).await??;
-        let options = private.url().parse();
-        let options = options.expect("the private PostgreSQL's URL is one");
-        Ok(Self { options, private: Some(Arc::new(private)) })
-    }
-
-    /// Brings the schema up to date, waiting for a database that is away.
-    pub async fn migrate(&self) -> Result<(), ServeError> {
-        wait_for_database(|| schema::migrate(&self.options)).await
-    }
-
-    /// Stops the private PostgreSQL, if there is one. What was committed is safe if that takes too
-    /// long, so it is no failure: the next start finds the server, running or not.
-    pub async fn close(self) {
-        let Some(private) = self.private else { return };
-        let stopping = tokio::task::spawn_blocking(move || private.stop());
-        match timeout(Duration::from_secs(STOP_TIMEOUT_S), stopping).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(failure))) => log::warn!("{failure}"),
-            Ok(Err(failure)) => log::error!("stopping PostgreSQL failed: {failure}"),
-            Err(_elapsed) => log::warn!("the private PostgreSQL is still stopping"),
-        }
-    }
-
-    /// Starts the private PostgreSQL again whenever it is gone. Does not return.
-    async fn look_after(&self) {
-        let Some(private) = &self.private else { return std::future::pending().await };
-        loop {
-            sleep(REVIVE_INTERVAL).await;
-            let private = Arc::clone(private);
-            match tokio::task::spawn_blocking(move || private.revive()).await {
-                Ok(Ok(false)) => {}
-                Ok(Ok(true)) => log::warn!("the private PostgreSQL had gone, and runs again"),
-                Ok(Err(failure)) => log::error!("the private PostgreSQL is gone: {failure}"),
-                Err(failure) => log::error!("looking after PostgreSQL failed: {failure}"),
-            }
-        }
-    }
-
-    /// For the log, without the password.
-    fn describe(&self) -> String {
-        match &self.private {
-            Some(private) => format!("private PostgreSQL in {}", private.directory().display()),
-            None => {
-                let options = &self.options;
-                let database = options.get_database().unwrap_or(options.get_username());
-                format!("PostgreSQL {}:{}/{database}", options.get_host(), options.get_port())
-            }
-        }
-    }
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what was taken in.
@@ -396,26 +331,6 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
         default_event: config.default_event.id.clone(),
         request_timeout,
         export_pages: Semaphore::new(EXPORT_PAGES_MAX),
-    }
-}
-
-/// Tries until the database can be reached, for a while.
-async fn wait_for_database(
-    attempt: impl AsyncFn() -> Result<(), SchemaError>,
-) -> Result<(), ServeError> {
-    let deadline = Instant::now() + DATABASE_WAIT_MAX;
-    loop {
-        match attempt().await {
-            Err(failure) if failure.is_away() && Instant::now() < deadline => {
-                log::warn!(
-                    "the database is away: {}; trying for {} s more",
-                    crate::chain(&failure),
-                    deadline.saturating_duration_since(Instant::now()).as_secs(),
-                );
-                sleep(DATABASE_WAIT_STEP).await;
-            }
-            other => return Ok(other?),
-        }
     }
 }
 

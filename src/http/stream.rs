@@ -9,15 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_web::http::header;
-use actix_web::web::{Bytes, Data, Path};
+use actix_web::web::{Data, Path};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, get};
 use futures_util::stream;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 use super::changes::{VERSION_MUST_BE, version};
 use super::metrics::StreamMetrics;
@@ -30,10 +29,12 @@ use crate::domain::EventId;
 use crate::store::{PostgresStore, Versions};
 
 mod budget;
+mod consumer;
 mod tail;
 
-use budget::{Budget, Share};
-use tail::{After, RECENT_MAX, Tail};
+use budget::Budget;
+use consumer::Consumer;
+use tail::{RECENT_MAX, Tail};
 
 /// Streams that are open at once.
 pub const STREAMS_MAX: usize = 2_000;
@@ -45,21 +46,8 @@ const TAIL_RETRY: Duration = Duration::from_secs(1);
 /// What a tail reads at once.
 const TAIL_VERSIONS: i64 = 1_000;
 const TAIL_CHANGES: i64 = 10_000;
-/// What a stream that begins in the past reads at once: it is in memory until the client has taken
-/// it.
-const PAST_VERSIONS: i64 = 250;
-const PAST_CHANGES: i64 = 250;
 /// Of the connections for reads, streams that begin in the past use so many.
 const PAST_READS_MAX: usize = 2;
-/// Such a stream waits so long until it may send more.
-const PAST_WAIT_MAX: Duration = Duration::from_secs(5);
-const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
-/// Proxies end a connection on which nothing happens, many after a minute.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-/// When a client is to come back: after the end of a stream, and after it was dropped.
-const RETRY_MS: u64 = 1_000;
-const BEHIND_RETRY_MS: u64 = 2_000;
-const BEHIND_RETRY_SPREAD_MS: u64 = 6_000;
 
 /// The streams of this process, and what they share. Cheap to clone.
 #[derive(Clone)]
@@ -124,18 +112,7 @@ impl Streams {
     fn open(&self, event_id: &EventId, position: i64, latest: i64) -> Option<Consumer> {
         let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
         let tail = self.0.follow(event_id, latest);
-        self.0.metrics.open.inc();
-        Some(Consumer {
-            reached: tail.reached(),
-            share: self.0.budget.share(),
-            shared: Arc::clone(&self.0),
-            event_id: event_id.clone(),
-            tail,
-            position,
-            is_live: false,
-            stage: Stage::New,
-            _place: place,
-        })
+        Some(Consumer::new(Arc::clone(&self.0), event_id.clone(), tail, position, place))
     }
 }
 
@@ -203,127 +180,6 @@ async fn read(
                 sleep(TAIL_RETRY).await;
             }
         }
-    }
-}
-
-/// One stream.
-struct Consumer {
-    shared: Arc<Shared>,
-    event_id: EventId,
-    tail: Arc<Tail>,
-    reached: watch::Receiver<i64>,
-    share: Share,
-    /// The last version that was sent.
-    position: i64,
-    /// Whether it has come to where the tail is.
-    is_live: bool,
-    stage: Stage,
-    _place: OwnedSemaphorePermit,
-}
-
-#[derive(PartialEq, Eq)]
-enum Stage {
-    New,
-    Open,
-    Over,
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        self.shared.metrics.open.dec();
-        self.shared.leave(&self.event_id);
-    }
-}
-
-impl Consumer {
-    /// What to send next; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
-        match self.stage {
-            Stage::New => {
-                self.stage = Stage::Open;
-                // An id without data is no event, but where a client goes on that is cut off now.
-                return Some(format!("retry: {RETRY_MS}\nid: {}\n\n", self.position).into());
-            }
-            Stage::Open => {}
-            Stage::Over => return None,
-        }
-        loop {
-            if self.shared.stop.is_cancelled() {
-                return None;
-            }
-            match self.tail.after(self.position) {
-                After::Text(text, last) => {
-                    self.is_live = true;
-                    if !self.shared.budget.take(&mut self.share, text.len()) {
-                        return Some(self.behind());
-                    }
-                    self.shared.metrics.bytes.inc_by(text.len() as u64);
-                    self.position = last;
-                    return Some(text);
-                }
-                After::Nothing => {
-                    self.is_live = true;
-                    let position = self.position;
-                    let stop = self.shared.stop.clone();
-                    tokio::select! {
-                        _ = self.reached.wait_for(|latest| *latest > position) => {}
-                        () = sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
-                        () = stop.cancelled() => return None,
-                    }
-                }
-                After::Gone if self.is_live => return Some(self.behind()),
-                After::Gone => return self.past().await,
-            }
-        }
-    }
-
-    /// The next versions of a stream that begins in the past.
-    async fn past(&mut self) -> Option<Bytes> {
-        let permit = self.shared.past_reads.acquire().await.ok()?;
-        let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
-        let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
-        let read = async move {
-            store.changes(&event_id, position, PAST_VERSIONS, PAST_CHANGES, until).await
-        };
-        // In a task of its own, so that a client that hangs up costs no connection.
-        let found = self.shared.runtime.spawn(read).await.ok()?;
-        drop(permit);
-        let versions = match found {
-            Ok(found) => found?.versions,
-            Err(failure) => {
-                log::warn!("a stream of event {} ends: {}", self.event_id, crate::chain(&failure));
-                return None;
-            }
-        };
-        let mut text = Vec::new();
-        for version in &versions {
-            tail::event(version, &mut text);
-        }
-        let wait_until = Instant::now() + PAST_WAIT_MAX;
-        while !self.shared.budget.take(&mut self.share, text.len()) {
-            if Instant::now() >= wait_until {
-                return Some(self.behind());
-            }
-            sleep(PAST_WAIT_STEP).await;
-        }
-        self.shared.metrics.bytes.inc_by(text.len() as u64);
-        self.position = versions.last()?.version;
-        Some(text.into())
-    }
-
-    /// The last words to one that does not keep up, or that there is no room for: where to go on,
-    /// and when to try again.
-    fn behind(&mut self) -> Bytes {
-        self.stage = Stage::Over;
-        self.shared.metrics.dropped.inc();
-        let spread = Uuid::new_v4().as_u128() as u64 % BEHIND_RETRY_SPREAD_MS;
-        let (event_id, after) = (&self.event_id, self.position);
-        format!(
-            "event: behind\nretry: {}\n\
-             data: {{\"after\":{after},\"changes\":\"/events/{event_id}/changes?after={after}\"}}\n\n",
-            BEHIND_RETRY_MS + spread,
-        )
-        .into()
     }
 }
 

@@ -1,0 +1,171 @@
+//! One stream: what it is sent, and when it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::web::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use super::Shared;
+use super::budget::Share;
+use super::tail::{self, After, Tail};
+use crate::domain::EventId;
+
+/// What a stream that begins in the past reads at once: it is in memory until the client has taken
+/// it.
+const PAST_VERSIONS: i64 = 250;
+const PAST_CHANGES: i64 = 250;
+/// Such a stream waits so long until it may send more.
+const PAST_WAIT_MAX: Duration = Duration::from_secs(5);
+const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
+/// Proxies end a connection on which nothing happens, many after a minute.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// When a client is to come back: after the end of a stream, and after it was dropped.
+const RETRY_MS: u64 = 1_000;
+const BEHIND_RETRY_MS: u64 = 2_000;
+const BEHIND_RETRY_SPREAD_MS: u64 = 6_000;
+
+/// One stream.
+pub struct Consumer {
+    shared: Arc<Shared>,
+    event_id: EventId,
+    tail: Arc<Tail>,
+    reached: watch::Receiver<i64>,
+    share: Share,
+    /// The last version that was sent.
+    position: i64,
+    /// Whether it has come to where the tail is.
+    is_live: bool,
+    stage: Stage,
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    New,
+    Open,
+    Over,
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.metrics.open.dec();
+        self.shared.leave(&self.event_id);
+    }
+}
+
+impl Consumer {
+    /// A stream of what follows `position`, with a place of its own.
+    pub fn new(
+        shared: Arc<Shared>,
+        event_id: EventId,
+        tail: Arc<Tail>,
+        position: i64,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        shared.metrics.open.inc();
+        Self {
+            reached: tail.reached(),
+            share: shared.budget.share(),
+            shared,
+            event_id,
+            tail,
+            position,
+            is_live: false,
+            stage: Stage::New,
+            _place: place,
+        }
+    }
+
+    /// What to send next; `None` at the end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self.stage {
+            Stage::New => {
+                self.stage = Stage::Open;
+                // An id without data is no event, but where a client goes on that is cut off now.
+                return Some(format!("retry: {RETRY_MS}\nid: {}\n\n", self.position).into());
+            }
+            Stage::Open => {}
+            Stage::Over => return None,
+        }
+        loop {
+            if self.shared.stop.is_cancelled() {
+                return None;
+            }
+            match self.tail.after(self.position) {
+                After::Text(text, last) => {
+                    self.is_live = true;
+                    if !self.shared.budget.take(&mut self.share, text.len()) {
+                        return Some(self.behind());
+                    }
+                    self.shared.metrics.bytes.inc_by(text.len() as u64);
+                    self.position = last;
+                    return Some(text);
+                }
+                After::Nothing => {
+                    self.is_live = true;
+                    let position = self.position;
+                    let stop = self.shared.stop.clone();
+                    tokio::select! {
+                        _ = self.reached.wait_for(|latest| *latest > position) => {}
+                        () = sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
+                        () = stop.cancelled() => return None,
+                    }
+                }
+                After::Gone if self.is_live => return Some(self.behind()),
+                After::Gone => return self.past().await,
+            }
+        }
+    }
+
+    /// The next versions of a stream that begins in the past.
+    async fn past(&mut self) -> Option<Bytes> {
+        let permit = self.shared.past_reads.acquire().await.ok()?;
+        let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
+        let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
+        let read = async move {
+            store.changes(&event_id, position, PAST_VERSIONS, PAST_CHANGES, until).await
+        };
+        // In a task of its own, so that a client that hangs up costs no connection.
+        let found = self.shared.runtime.spawn(read).await.ok()?;
+        drop(permit);
+        let versions = match found {
+            Ok(found) => found?.versions,
+            Err(failure) => {
+                log::warn!("a stream of event {} ends: {}", self.event_id, crate::chain(&failure));
+                return None;
+            }
+        };
+        let mut text = Vec::new();
+        for version in &versions {
+            tail::event(version, &mut text);
+        }
+        let wait_until = Instant::now() + PAST_WAIT_MAX;
+        while !self.shared.budget.take(&mut self.share, text.len()) {
+            if Instant::now() >= wait_until {
+                return Some(self.behind());
+            }
+            sleep(PAST_WAIT_STEP).await;
+        }
+        self.shared.metrics.bytes.inc_by(text.len() as u64);
+        self.position = versions.last()?.version;
+        Some(text.into())
+    }
+
+    /// The last words to one that does not keep up, or that there is no room for: where to go on,
+    /// and when to try again.
+    fn behind(&mut self) -> Bytes {
+        self.stage = Stage::Over;
+        self.shared.metrics.dropped.inc();
+        let spread = Uuid::new_v4().as_u128() as u64 % BEHIND_RETRY_SPREAD_MS;
+        let (event_id, after) = (&self.event_id, self.position);
+        format!(
+            "event: behind\nretry: {}\n\
+             data: {{\"after\":{after},\"changes\":\"/events/{event_id}/changes?after={after}\"}}\n\n",
+            BEHIND_RETRY_MS + spread,
+        )
+        .into()
+    }
+}

@@ -55,8 +55,9 @@ pub struct App {
     pub store: Arc<PostgresStore>,
     pub default_event: EventId,
     pub request_timeout: Duration,
-    /// For the pages of exports that are read at once, so that they leave room for other reads.
-    pub export_pages: Semaphore,
+    /// For large reads that are made at once (pages of exports and of the feed, and the past of
+    /// streams), so that they leave room for others.
+    pub large_reads: Arc<Semaphore>,
     pub streams: Streams,
     pub metrics: Metrics,
     pub readiness: Readiness,

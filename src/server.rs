@@ -55,8 +55,6 @@ const BACKLOG: i32 = 4096;
 /// How long a client may take nothing of what is sent to it, such as a stream that nobody reads.
 #[cfg(target_os = "linux")]
 const UNTAKEN_MAX_MS: u32 = 30_000;
-/// Of the connections for reads, exports use so many, each for the time of a page.
-const EXPORT_PAGES_MAX: usize = 2;
 
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -254,6 +252,8 @@ impl Server {
             .client_request_timeout(CLIENT_TIMEOUT)
             .client_disconnect_timeout(CLIENT_TIMEOUT)
             .shutdown_timeout(STOP_HTTP_MAX_S)
+            // A client that is gone keeps no stream open.
+            .h1_allow_half_closed(false)
             .disable_signals();
         for listener in listeners {
             server = server.listen(listener).map_err(ServeError::Http)?;
@@ -314,6 +314,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
     store.register(&mut registry);
     batching.register(&mut registry);
     let metrics = Metrics::new(registry);
+    let large_reads = Arc::new(Semaphore::new((reads / 2).max(1)));
     App {
         streams: Streams::new(
             Arc::clone(&store),
@@ -322,6 +323,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
             request_timeout,
             config.stream_bytes_per_s_max,
             metrics.streams.clone(),
+            Arc::clone(&large_reads),
         ),
         metrics,
         readiness: Readiness::default(),
@@ -330,7 +332,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
         store,
         default_event: config.default_event.id.clone(),
         request_timeout,
-        export_pages: Semaphore::new(EXPORT_PAGES_MAX),
+        large_reads,
     }
 }
 

@@ -16,6 +16,7 @@ mod connections;
 mod error;
 mod events;
 mod listing;
+mod metrics;
 mod postgres;
 mod reservations;
 pub mod schema;

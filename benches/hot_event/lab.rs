@@ -12,6 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use ticketboss::domain::{
@@ -23,6 +25,7 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::contenders::Way;
+use crate::follow;
 use crate::load::{Plan, Tally};
 
 /// As many as an event may have.
@@ -356,16 +359,35 @@ impl Drop for Server {
 
 /// Runs a plan in a process of its own.
 pub fn run(plan: &Plan) -> io::Result<Tally> {
-    let mut load = Command::new(std::env::current_exe()?)
-        .arg("load")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let stdin = load.stdin.take().expect("it is piped");
-    serde_json::to_writer(stdin, plan).map_err(io::Error::other)?;
-    let output = load.wait_with_output()?;
-    if !output.status.success() {
-        return Err(io::Error::other("the load generator failed"));
+    Helper::start("load", plan)?.end()
+}
+
+/// Follows an event in a process of its own, for as long as the plan says.
+pub fn follow(plan: &follow::Plan) -> io::Result<Helper> {
+    Helper::start("follow", plan)
+}
+
+/// This program in another role.
+pub struct Helper(Child);
+
+impl Helper {
+    fn start(role: &str, plan: &impl Serialize) -> io::Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .arg(role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdin = process.stdin.take().expect("it is piped");
+        serde_json::to_writer(stdin, plan).map_err(io::Error::other)?;
+        Ok(Self(process))
     }
-    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+
+    /// Waits for its end, and returns what it has to say.
+    pub fn end<T: DeserializeOwned>(self) -> io::Result<T> {
+        let output = self.0.wait_with_output()?;
+        if !output.status.success() {
+            return Err(io::Error::other("a helper process failed"));
+        }
+        serde_json::from_slice(&output.stdout).map_err(io::Error::other)
+    }
 }

@@ -12,6 +12,7 @@ use scenes::{Bench, Effort};
 
 mod chart;
 mod contenders;
+mod follow;
 mod lab;
 mod load;
 mod report;
@@ -26,8 +27,8 @@ struct Arguments {
     /// Less of everything, in about 3 minutes
     #[arg(long)]
     quick: bool,
-    /// The scenes to measure, from 1 to 8 [default: all; quick: 1,2,3,4,6,8]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8), value_delimiter = ',')]
+    /// The scenes to measure, from 1 to 9 [default: all; quick: 1,2,3,4,6,8,9]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), value_delimiter = ',')]
     scenes: Vec<u8>,
     /// Measurements of each thing
     #[arg(long, default_value_t = 3)]
@@ -52,6 +53,9 @@ enum Role {
     /// Runs a plan
     #[command(hide = true)]
     Load,
+    /// Follows an event
+    #[command(hide = true)]
+    Follow,
     /// Serves in another way
     #[command(hide = true)]
     Contender { way: Way },
@@ -61,6 +65,7 @@ fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
     match arguments.role {
         Some(Role::Load) => load::main(),
+        Some(Role::Follow) => follow::main(),
         Some(Role::Contender { way }) => {
             let url = std::env::var("DATABASE_URL").map_err(io::Error::other)?;
             contenders::main(way, url.parse().map_err(io::Error::other)?)
@@ -79,7 +84,7 @@ fn measure(arguments: &Arguments) -> io::Result<()> {
         full: !arguments.quick,
     };
     let usual: &[u8] =
-        if arguments.quick { &[1, 2, 3, 4, 6, 8] } else { &[1, 2, 3, 4, 5, 6, 7, 8] };
+        if arguments.quick { &[1, 2, 3, 4, 6, 8, 9] } else { &[1, 2, 3, 4, 5, 6, 7, 8, 9] };
     let scenes = if arguments.scenes.is_empty() { usual } else { &arguments.scenes };
     let lab = Lab::open();
     let mut bench = Bench { lab: &lab, effort, results: Results::default() };

@@ -1,8 +1,9 @@
-//! What is measured: eight scenes, each in rounds, with everything that is compared in each round.
+//! What is measured: nine scenes, each in rounds, with everything that is compared in each round.
 
 use std::time::Duration;
 
 use crate::contenders::Way;
+use crate::follow;
 use crate::lab::{self, Database, Lab, SEATS, Server};
 use crate::load::{Calls, Plan, Tally};
 use crate::results::{Counts, Results, Sample};
@@ -27,6 +28,18 @@ pub const IDLE: &str = "5,000 connections, all idle";
 pub const BUSY_64: &str = "5,000 connections, 64 busy";
 pub const ALONE_64: &str = "64 connections, all busy";
 
+pub const NOT_FOLLOWED: &str = "one event, nobody follows it";
+pub const FOLLOWED: &str = "one event, 1,000 streams open";
+pub const LAG_HERE: &str = "20 bookings a second: until a stream has them";
+pub const LAG_THERE: &str = "the same, at another replica";
+pub const LAG_HOT: &str = "one event, 1 stream open: until it has them";
+
+const STREAMS: usize = 1_000;
+const QUIET_RATE: f64 = 20.0;
+/// Until the process that follows has its first stream.
+const FOLLOWERS_START: Duration = Duration::from_millis(300);
+/// To open them, and to see what has dropped out.
+const STREAMS_SETTLE: Duration = Duration::from_secs(3);
 const MANY_EVENTS: usize = 1_000;
 const OPEN_CONNECTIONS: usize = 5_000;
 
@@ -74,7 +87,8 @@ impl Bench<'_> {
                 6 => self.replicas(),
                 7 => self.growth(),
                 8 => self.open_connections(),
-                _ => unreachable!("the command line knows eight"),
+                9 => self.streams(),
+                _ => unreachable!("the command line knows nine"),
             }
         }
     }
@@ -263,6 +277,69 @@ impl Bench<'_> {
             }
             self.audit(8, &stage.database);
         }
+    }
+
+    fn streams(&mut self) {
+        let stage = Stage::of_service(self.lab);
+        let other = stage.database.service();
+        for _round in 0..self.effort.rounds {
+            self.hot(9, NOT_FOLLOWED, &stage.database, &[&stage.server], 64, false);
+            self.followed(&stage, &stage.server, (FOLLOWED, false), STREAMS, 64, None);
+            let hot = (LAG_HOT, true);
+            self.followed(&stage, &stage.server, hot, 1, 64, None);
+            for (what, server) in [(LAG_HERE, &stage.server), (LAG_THERE, &other)] {
+                self.followed(&stage, server, (what, true), 1, 1, Some(QUIET_RATE));
+            }
+        }
+        self.audit(9, &stage.database);
+    }
+
+    /// Books a new event at the stage's server while it is followed at `server`. The latency is that
+    /// of the bookings, or of the stream.
+    fn followed(
+        &mut self,
+        stage: &Stage<'_>,
+        server: &Server,
+        (what, is_lag): (&str, bool),
+        streams: usize,
+        connections: usize,
+        rate: Option<f64>,
+    ) {
+        let events = stage.database.events(1, SEATS);
+        let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+        let mut plan = Plan { rate, ..self.plan(&[&stage.server], connections, calls) };
+        let mut time = plan.warm_up + plan.measured;
+        if streams > 1 {
+            plan.warm_up += STREAMS_SETTLE;
+            time += STREAMS_SETTLE;
+        }
+        let following = follow::Plan {
+            address: server.address,
+            event: events[0].clone(),
+            streams,
+            time: time + Duration::from_millis(200),
+        };
+        let following = lab::follow(&following).expect("a process can be started");
+        // It is there before the first booking: the streams are opened while there are none.
+        std::thread::sleep(FOLLOWERS_START);
+        let (resident, tally) =
+            stage.server.resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
+        let sample = following.end().map_err(|failure| failure.to_string()).and_then(
+            |followed: follow::Tally| {
+                let mut sample = Sample::of(&tally?, Counts::Accepted);
+                eprintln!(
+                    "  {streams} streams: {:.1} MB/s, {} ended as behind",
+                    followed.bytes as f64 / 1e6 / followed.seconds,
+                    followed.behind
+                );
+                sample.resident = resident;
+                if is_lag {
+                    sample.latency = followed.lag;
+                }
+                Ok(sample)
+            },
+        );
+        self.results.add(9, what, connections, sample);
     }
 
     fn health(&mut self, stage: &Stage<'_>, scene: u8, connections: usize) {

@@ -2,8 +2,8 @@
 
 use crate::results::{Results, Sample, Spread};
 use crate::scenes::{
-    ALONE_64, ATOMIC, BUSY_64, EMPTY, FOR_UPDATE, HEALTH, IDLE, LARGE, ONE_HOT, OURS, STATEMENT,
-    TWO_HOT, VERSION_CHECK, VERSION_RETRY,
+    ALONE_64, ATOMIC, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH, IDLE, LAG_HERE, LAG_THERE,
+    LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT, VERSION_CHECK, VERSION_RETRY,
 };
 
 /// Something to reach.
@@ -125,6 +125,8 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
     let grown = results.ratio((7, LARGE, 64), (7, EMPTY, 64), rate);
     let idle = results.spread((8, IDLE, 0), Sample::resident_mb);
     let busy = results.spread((8, BUSY_64, 64), Sample::resident_mb);
+    let followed = results.ratio((9, FOLLOWED, 64), (9, NOT_FOLLOWED, 64), rate);
+    let lag = |what| results.spread((9, what, 1), |sample| sample.latency.p99 as f64 / 1000.0);
     let beside_idle = results.ratio((8, BUSY_64, 64), (8, ALONE_64, 64), p99);
     vec![
         Target::more("two replicas on one event against one, 64", 0.9, 1.2, two_against_one(64)),
@@ -140,5 +142,9 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
             1.0,
             beside_idle,
         ),
+        Target::more("1,000 streams open on the event, against none, 64", 0.7, 0.9, followed),
+        Target::less("until a stream has a booking, p99", 50.0, 25.0, lag(LAG_HERE)).in_unit(" ms"),
+        Target::less("the same, at another replica, p99", 1000.0, 500.0, lag(LAG_THERE))
+            .in_unit(" ms"),
     ]
 }

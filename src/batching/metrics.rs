@@ -24,6 +24,8 @@ pub(super) struct Metrics {
     pub version_conflicts: Counter,
     unknown_outcomes: Family<SettledLabels, Counter>,
     pub events_with_due_holds: Gauge,
+    /// Seconds since 1970.
+    pub sweeper_looked: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,6 +57,7 @@ impl Metrics {
             version_conflicts: Counter::default(),
             unknown_outcomes: Family::default(),
             events_with_due_holds: Gauge::default(),
+            sweeper_looked: Gauge::default(),
         }
     }
 
@@ -94,7 +97,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "commit_duration",
-            "The guarded statement, until the database has answered",
+            "The guarded statement, from its wait for a connection until the database has answered",
             Unit::Seconds,
             self.commit_seconds.clone(),
         );
@@ -112,6 +115,12 @@ impl Metrics {
             "events_with_due_holds",
             "Events with holds past their time, at the sweeper's last look (100 at most)",
             self.events_with_due_holds.clone(),
+        );
+        registry.register_with_unit(
+            "sweeper_looked_timestamp",
+            "When the sweeper last looked for holds past their time",
+            Unit::Seconds,
+            self.sweeper_looked.clone(),
         );
     }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use super::Batching;
@@ -46,7 +47,9 @@ async fn sweep_once(
             return false;
         }
     };
-    batching.0.metrics.events_with_due_holds.set(events.len() as i64);
+    let metrics = &batching.0.metrics;
+    metrics.events_with_due_holds.set(events.len() as i64);
+    metrics.sweeper_looked.set(OffsetDateTime::now_utc().unix_timestamp());
     let mut swept = 0;
     for id in events.iter().filter_map(|id| EventId::parse(id)) {
         let until = Instant::now() + request_timeout;

@@ -7,6 +7,7 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get, rt};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::time::timeout_at;
 use utoipa::ToSchema;
 
 use super::events::EventStatusWord;
@@ -15,7 +16,7 @@ use super::problem::Problem;
 use super::query::Query;
 use super::{App, event_id, rfc3339};
 use crate::domain::EventStatus;
-use crate::store::{ReservationChanged, Version, Versions};
+use crate::store::{ReservationChanged, Unavailable, Version, Versions};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
@@ -177,7 +178,12 @@ pub async fn list_changes(
     query.end()?;
     // In a task of its own: see the read of one reservation.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
-    let read = async move { store.changes(&event_id, after, limit, CHANGES_MAX, until).await };
+    let turn = timeout_at(until, Arc::clone(&app.large_reads).acquire_owned()).await;
+    let turn = turn.map_err(|_elapsed| Unavailable::Busy)?;
+    let read = async move {
+        let _turn = turn;
+        store.changes(&event_id, after, limit, CHANGES_MAX, until).await
+    };
     let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
     let Versions { versions, latest } = found.ok_or_else(Problem::event_not_found)?;
     let items = versions.iter().map(VersionBody::from).collect();

@@ -29,6 +29,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    internal_errors: Counter,
     pub streams: StreamMetrics,
 }
 
@@ -69,6 +70,12 @@ impl Metrics {
             Unit::Seconds,
             request_seconds.clone(),
         );
+        let internal_errors = Counter::default();
+        registry.register(
+            "internal_errors",
+            "Requests that met a defect, answered 500",
+            internal_errors.clone(),
+        );
         let streams = StreamMetrics::default();
         registry.register("streams", "Event streams that are open", streams.open.clone());
         registry.register_with_unit(
@@ -82,7 +89,7 @@ impl Metrics {
             "Event streams that were ended because they did not keep up",
             streams.dropped.clone(),
         );
-        Self { registry, requests, request_seconds, streams }
+        Self { registry, requests, request_seconds, internal_errors, streams }
     }
 
     /// A request was answered.
@@ -95,6 +102,9 @@ impl Metrics {
     ) {
         let labels = RequestLabels { method, route, status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
+        if status == StatusCode::INTERNAL_SERVER_ERROR {
+            self.internal_errors.inc();
+        }
         let labels = RouteLabels { method, route };
         self.request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::App;
 use super::openapi::problems;
 use super::problem::{Code, Problem};
+use crate::store::Unavailable;
 
 /// Whoever asks more often gets what was found before: asking costs the database nothing.
 const READY_KEPT: Duration = Duration::from_millis(500);
@@ -68,7 +69,8 @@ pub async fn read_ready(app: Data<App>) -> Result<HttpResponse, Problem> {
     let now = match *found {
         Some((at, before)) if at.elapsed() < READY_KEPT => before,
         Some(_) | None => {
-            let now = app.look_at_the_database().await?;
+            let before = found.map(|(_, before)| before);
+            let now = app.look_at_the_database(before).await?;
             *found = Some((Instant::now(), now));
             now
         }
@@ -84,13 +86,15 @@ pub async fn read_ready(app: Data<App>) -> Result<HttpResponse, Problem> {
 }
 
 impl App {
-    async fn look_at_the_database(&self) -> Result<Found, Problem> {
+    async fn look_at_the_database(&self, before: Option<Found>) -> Result<Found, Problem> {
         // In a task of its own: see the read of one reservation.
         let store = Arc::clone(&self.store);
         let asking = async move { store.is_current(Instant::now() + READY_MAX).await };
         match rt::spawn(asking).await.map_err(|_panic| Problem::internal())? {
             Ok(true) => Ok(Found::Ready),
             Ok(false) => Ok(Found::SchemaTooOld),
+            // Busy is not away: whoever is sent elsewhere makes others busier.
+            Err(Unavailable::Busy) => Ok(before.unwrap_or(Found::Ready)),
             Err(failure) => {
                 log::warn!("not ready: {}", crate::chain(&failure));
                 Ok(Found::Away)

@@ -46,8 +46,6 @@ const TAIL_RETRY: Duration = Duration::from_secs(1);
 /// What a tail reads at once.
 const TAIL_VERSIONS: i64 = 1_000;
 const TAIL_CHANGES: i64 = 10_000;
-/// Of the connections for reads, streams that begin in the past use so many.
-const PAST_READS_MAX: usize = 2;
 
 /// The streams of this process, and what they share. Cheap to clone.
 #[derive(Clone)]
@@ -63,7 +61,8 @@ struct Shared {
     budget: Budget,
     metrics: StreamMetrics,
     places: Arc<Semaphore>,
-    past_reads: Semaphore,
+    /// For what streams read that begin in the past.
+    large_reads: Arc<Semaphore>,
     /// Cancelled when the service stops.
     stop: CancellationToken,
     followed: Mutex<HashMap<EventId, Followed>>,
@@ -86,6 +85,7 @@ impl Streams {
         request_timeout: Duration,
         bytes_per_second_max: u64,
         metrics: StreamMetrics,
+        large_reads: Arc<Semaphore>,
     ) -> Self {
         Self(Arc::new(Shared {
             store,
@@ -96,7 +96,7 @@ impl Streams {
             budget: Budget::new(bytes_per_second_max),
             metrics,
             places: Arc::new(Semaphore::new(STREAMS_MAX)),
-            past_reads: Semaphore::new(PAST_READS_MAX),
+            large_reads,
             stop: CancellationToken::new(),
             followed: Mutex::default(),
         }))
@@ -156,30 +156,35 @@ async fn read(
     mut newer: watch::Receiver<i64>,
     request_timeout: Duration,
 ) {
+    // What was committed before this began to listen was told to nobody: so it looks first.
+    let mut look = true;
     loop {
         let have = tail.latest();
         // It ends with the last stream, not with the sender.
-        match timeout(RECENT_MAX, newer.wait_for(|version| *version > have)).await {
-            Ok(_) => {}
-            Err(_elapsed) => {
-                tail.forget();
-                continue;
-            }
+        if !look && timeout(RECENT_MAX, newer.wait_for(|latest| *latest > have)).await.is_err() {
+            tail.forget();
+            continue;
         }
+        let (store, event_id) = (Arc::clone(&store), event_id.clone());
         let until = Instant::now() + request_timeout;
-        match store.changes(&event_id, have, TAIL_VERSIONS, TAIL_CHANGES, until).await {
-            Ok(Some(Versions { versions, latest })) => {
+        // In a task of its own: the last stream may go in the middle of it, and that is no reason to
+        // give up a connection.
+        let reading = tokio::spawn(async move {
+            store.changes(&event_id, have, TAIL_VERSIONS, TAIL_CHANGES, until).await
+        });
+        let pause = match reading.await {
+            Ok(Ok(Some(Versions { versions, latest }))) => {
                 tail.publish(&versions);
-                if tail.latest() >= latest {
-                    sleep(TAIL_PAUSE).await;
-                }
+                look = tail.latest() < latest;
+                if look { Duration::ZERO } else { TAIL_PAUSE }
             }
-            Ok(None) => sleep(TAIL_RETRY).await,
-            Err(failure) => {
-                log::warn!("following event {event_id}: {}", crate::chain(&failure));
-                sleep(TAIL_RETRY).await;
+            Ok(Ok(None)) | Err(_) => TAIL_RETRY,
+            Ok(Err(failure)) => {
+                log::warn!("following an event: {}", crate::chain(&failure));
+                TAIL_RETRY
             }
-        }
+        };
+        sleep(pause).await;
     }
 }
 
@@ -218,13 +223,14 @@ pub async fn stream_changes(
     let mut query = Query::of(&request)?;
     let after = query.take("after", VERSION_MUST_BE, version)?;
     query.end()?;
-    let position = last_event_id(&request)?.or(after);
+    let last_event_id = last_event_id(&request)?;
+    let named = if last_event_id.is_some() { LAST_EVENT_ID } else { "after" };
     let latest = app.find_event(&event_id).await?.version;
-    let position = position.unwrap_or(latest);
+    let position = last_event_id.or(after).unwrap_or(latest);
     if position > latest {
         // A mirror that goes on from there would miss what comes.
         let detail = format!("must be a version that the event has had: it is at {latest}");
-        return Err(Problem::wrong("after", detail));
+        return Err(Problem::wrong(named, detail));
     }
     let mut response = HttpResponse::Ok();
     response
@@ -245,11 +251,12 @@ pub async fn stream_changes(
     Ok(response.streaming(Box::pin(events)))
 }
 
+const LAST_EVENT_ID: &str = "Last-Event-ID";
+
 fn last_event_id(request: &HttpRequest) -> Result<Option<i64>, Problem> {
-    const NAME: &str = "Last-Event-ID";
-    let Some(given) = request.headers().get(NAME) else { return Ok(None) };
+    let Some(given) = request.headers().get(LAST_EVENT_ID) else { return Ok(None) };
     let given = given.to_str().ok().and_then(version);
-    given.map(Some).ok_or_else(|| Problem::wrong(NAME, VERSION_MUST_BE))
+    given.map(Some).ok_or_else(|| Problem::wrong(LAST_EVENT_ID, VERSION_MUST_BE))
 }
 
 problems! {

@@ -8,8 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::histogram::Histogram;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -41,9 +40,15 @@ pub(super) struct Connections {
     proof: AsyncMutex<Option<(Proof, Instant)>>,
     /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
     idle: Mutex<Vec<Idle>>,
-    connections_max: usize,
-    lent: Gauge,
-    wait_seconds: Histogram,
+    metrics: PoolMetrics,
+}
+
+/// What a set of connections counts.
+pub(super) struct PoolMetrics {
+    /// In use.
+    pub lent: Gauge,
+    /// Until there was one to use, or none came in time.
+    pub wait_seconds: Histogram,
 }
 
 /// A session is proved by a commit of its own, in a task that outlives the one who asked for it.
@@ -55,7 +60,12 @@ struct Idle {
 }
 
 impl Connections {
-    pub fn new(options: PgConnectOptions, connections_max: usize, runtime: Handle) -> Self {
+    pub fn new(
+        options: PgConnectOptions,
+        connections_max: usize,
+        runtime: Handle,
+        metrics: PoolMetrics,
+    ) -> Self {
         let permits = Semaphore::new(connections_max);
         Self {
             options,
@@ -63,38 +73,24 @@ impl Connections {
             permits,
             proof: AsyncMutex::default(),
             idle: Mutex::default(),
-            connections_max,
-            lent: Gauge::default(),
-            // 0.1 ms to 3.3 s.
-            wait_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
+            metrics,
         }
-    }
-
-    /// Adds what it counts.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "connections_lent",
-            "Connections to the database that are in use",
-            self.lent.clone(),
-        );
-        let connections_max: Gauge = Gauge::default();
-        connections_max.set(self.connections_max as i64);
-        registry.register(
-            "connections_max",
-            "Connections to the database that may be open",
-            connections_max,
-        );
-        registry.register_with_unit(
-            "connection_wait",
-            "Until a connection to the database was there to use",
-            Unit::Seconds,
-            self.wait_seconds.clone(),
-        );
     }
 
     /// Lends a connection, opening one if none is idle.
     pub async fn lease(&self, until: Instant) -> Result<Lease<'_>, Unavailable> {
         let asked = Instant::now();
+        let lent = self.borrow(until).await;
+        self.metrics.wait_seconds.observe(asked.elapsed().as_secs_f64());
+        let (permit, connection) = lent?;
+        let lent = Lent::count(&self.metrics.lent);
+        Ok(Lease { connection, owner: self, _permit: permit, _lent: lent })
+    }
+
+    async fn borrow(
+        &self,
+        until: Instant,
+    ) -> Result<(SemaphorePermit<'_>, PgConnection), Unavailable> {
         let permit = timeout_at(until, self.permits.acquire())
             .await
             .map_err(|_elapsed| Unavailable::Busy)?
@@ -103,8 +99,7 @@ impl Connections {
             Some(connection) => connection,
             None => self.connect(until).await?,
         };
-        self.wait_seconds.observe(asked.elapsed().as_secs_f64());
-        Ok(Lease { connection, owner: self, _permit: permit, _lent: Lent::count(&self.lent) })
+        Ok((permit, connection))
     }
 
     /// An idle connection that still works.

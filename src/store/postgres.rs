@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::connections::Connections;
 use super::error;
+use super::metrics::Metrics;
 use super::{
     Batch, Commit, CommitError, Filter, Page, Position, Snapshot, Store, Unavailable, Versions,
 };
@@ -66,6 +67,7 @@ pub struct ConnectionLimits {
 pub struct PostgresStore {
     writes: Connections,
     reads: Connections,
+    metrics: Metrics,
 }
 
 impl PostgresStore {
@@ -77,17 +79,19 @@ impl PostgresStore {
         runtime: Handle,
     ) -> Self {
         let options = session_options(options, statement_timeout);
+        let metrics = Metrics::new();
+        let writes = metrics.of_pool("writes", limits.writes);
+        let reads = metrics.of_pool("reads", limits.reads);
         Self {
-            writes: Connections::new(options.clone(), limits.writes, runtime.clone()),
-            reads: Connections::new(options, limits.reads, runtime),
+            writes: Connections::new(options.clone(), limits.writes, runtime.clone(), writes),
+            reads: Connections::new(options, limits.reads, runtime, reads),
+            metrics,
         }
     }
 
     /// Adds what it counts.
     pub fn register(&self, registry: &mut Registry) {
-        for (pool, connections) in [("writes", &self.writes), ("reads", &self.reads)] {
-            connections.register(registry.sub_registry_with_label(("pool".into(), pool.into())));
-        }
+        self.metrics.register(registry);
     }
 
     /// Whether the schema has all that this binary needs.

@@ -1,10 +1,13 @@
 //! The journal over HTTP: as a feed, and as a stream.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -40,8 +43,8 @@ impl Follower {
         Self { response, text: String::new() }
     }
 
-    /// The next event; `None` at the end.
-    async fn next(&mut self) -> Option<Event> {
+    /// The next event; `None` at the end that the server made, and an error at any other.
+    async fn next(&mut self) -> reqwest::Result<Option<Event>> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| {
@@ -54,11 +57,10 @@ impl Follower {
                     data: field("data: ").map(|data| serde_json::from_str(&data).expect("JSON")),
                 };
                 self.text = rest.to_owned();
-                return Some(event);
+                return Ok(Some(event));
             }
-            let read = timeout(PATIENCE, self.response.chunk()).await.expect("something in time");
-            // A server that is killed does not end the answer.
-            let chunk = read.ok().flatten()?;
+            let read = timeout(PATIENCE, self.response.chunk()).await;
+            let Some(chunk) = read.expect("something in time")? else { return Ok(None) };
             self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
         }
     }
@@ -66,7 +68,7 @@ impl Follower {
     /// The next version.
     async fn version(&mut self) -> Value {
         loop {
-            let event = self.next().await.expect("the stream goes on");
+            let event = self.next().await.expect("no failure").expect("the stream goes on");
             let Some(data) = event.data else { continue };
             assert_eq!(event.name, None, "{data}");
             assert_eq!(data["version"].as_i64(), event.id);
@@ -236,7 +238,7 @@ async fn a_stream_begins_where_it_is_told_to() {
         }
         let path = format!("/events/{}/stream", DEFAULT_EVENT);
         let mut from_now = Follower::open(&app.base, &path, None).await;
-        let first = from_now.next().await.expect("it says where it begins");
+        let first = from_now.next().await.expect("no failure").expect("it says where it begins");
         assert_eq!((first.id, first.data.is_none()), (Some(3), true));
         let mut from_two = Follower::open(&app.base, &format!("{path}?after=2"), None).await;
         let mut from_one = Follower::open(&app.base, &format!("{path}?after=2"), Some(1)).await;
@@ -252,56 +254,62 @@ async fn a_stream_begins_where_it_is_told_to() {
     .await;
 }
 
-/// Consumers that die again and again, and go on at the other replica, which is killed now and then,
-/// while everybody books at both.
+/// Follows an event up to a version, and comes back whenever the stream ends.
+async fn follow_to(base: Arc<Mutex<String>>, last: i64) -> Vec<i64> {
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        let here = base.lock().await.clone();
+        let request = Client::new().get(format!("{here}/events/{DEFAULT_EVENT}/stream?after=0"));
+        let request = match seen.last() {
+            Some(last) => request.header("last-event-id", *last),
+            None => request,
+        };
+        // Nobody is there while it is restarted.
+        let Ok(response) = request.send().await else { continue };
+        let mut stream = Follower { response, text: String::new() };
+        while seen.last() != Some(&last)
+            && let Ok(Some(event)) = stream.next().await
+        {
+            seen.extend(event.id.filter(|_| event.data.is_some()));
+        }
+    }
+    seen
+}
+
+/// Everybody books at one replica. At the other, which knows of it by looking into the database, the
+/// consumers are cut off again and again, since it is killed and replaced while they follow.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_back_sees_every_version_once() {
-    const BOOKINGS: usize = 60;
+    const BOOKINGS: i64 = 300;
+    const CONSUMERS: usize = 4;
     let database = TestDatabase::create().await;
     let settings = [("DATABASE_URL", database.url.as_str()), ("DEFAULT_EVENT_SEATS", "100000")];
-    let mut replicas = vec![Binary::serve(&settings).await, Binary::serve(&settings).await];
-    let mut seen: Vec<Vec<i64>> = vec![Vec::new(); 4];
-    for round in 0..6 {
-        let mut clients = JoinSet::new();
-        for number in 0..8 {
-            let url = format!("{}/reservations", replicas[number % 2].base);
-            clients.spawn(async move {
-                let client = Client::new();
-                let body = json!({"partnerId": format!("partner-{number}"), "seats": 1});
-                for _ in 0..BOOKINGS {
-                    let request = client.post(&url).json(&body).send();
-                    assert_eq!(request.await.expect("an answer").status(), 201);
-                }
-            });
-        }
-        let mut consumers = JoinSet::new();
-        for (number, mut versions) in seen.drain(..).enumerate() {
-            let base = replicas[(round + number) % 2].base.clone();
-            consumers.spawn(async move {
-                let path = "/events/node-meetup-2025/stream?after=0";
-                let last = versions.last().copied();
-                let mut stream = Follower::open(&base, path, last).await;
-                for _ in 0..20 + number {
-                    versions.push(stream.version().await["version"].as_i64().expect("a number"));
-                }
-                versions
-            });
-        }
-        seen = consumers.join_all().await;
-        clients.join_all().await;
-        if round % 2 == 1 {
-            let killed = replicas.remove(0);
-            killed.signal(nix::sys::signal::Signal::SIGKILL);
-            killed.ended().await;
-            replicas.push(Binary::serve(&settings).await);
+    let selling = Binary::serve(&settings).await;
+    let mut other = Binary::serve(&settings).await;
+    let bases = [&selling, &other].map(|replica| Arc::new(Mutex::new(replica.base.clone())));
+    let mut consumers = JoinSet::new();
+    for number in 0..CONSUMERS {
+        consumers.spawn(follow_to(Arc::clone(&bases[number % 2]), BOOKINGS));
+    }
+    let client = Client::new();
+    let url = format!("{}/reservations", selling.base);
+    for number in 1..=BOOKINGS {
+        // One after the other: a version each.
+        let body = json!({"partnerId": "abc-corp", "seats": 1});
+        let booked = client.post(&url).json(&body).send().await.expect("an answer");
+        assert_eq!(booked.status(), 201);
+        if number % 100 == 50 {
+            other.signal(Signal::SIGKILL);
+            other.ended().await;
+            other = Binary::serve(&settings).await;
+            *bases[1].lock().await = other.base.clone();
         }
     }
-    for versions in seen {
-        let length = i64::try_from(versions.len()).expect("a number");
-        assert!(length >= 120, "{length}");
-        assert_eq!(versions, (1..=length).collect::<Vec<_>>());
+    let all = timeout(PATIENCE, consumers.join_all()).await.expect("they get there");
+    for seen in all {
+        assert_eq!(seen, (1..=BOOKINGS).collect::<Vec<_>>());
     }
-    for replica in replicas {
+    for replica in [selling, other] {
         assert_eq!(replica.stop().await.0, Some(0));
     }
     database.audit().await;
@@ -320,10 +328,13 @@ async fn who_falls_behind_is_told_where_to_go_on() {
             consumers.spawn(async move {
                 let mut seen = Vec::new();
                 loop {
-                    let event = stream.next().await.expect("an event");
+                    let event = stream.next().await.expect("no failure").expect("an event");
                     let Some(data) = event.data else { continue };
                     if event.name.as_deref() == Some("behind") {
-                        assert!(stream.next().await.is_none(), "it is the last one");
+                        assert!(
+                            stream.next().await.expect("an end").is_none(),
+                            "it is the last one"
+                        );
                         return (seen, data);
                     }
                     seen.push(data);
@@ -361,8 +372,8 @@ async fn streams_end_when_the_server_stops() {
     let service = Binary::serve(&settings).await;
     let path = "/events/node-meetup-2025/stream";
     let mut stream = Follower::open(&service.base, path, None).await;
-    assert!(stream.next().await.is_some());
+    assert!(stream.next().await.expect("no failure").is_some());
     let (code, log) = service.stop().await;
     assert_eq!(code, Some(0), "{log:?}");
-    assert!(stream.next().await.is_none());
+    assert!(stream.next().await.expect("an end, and not a cut").is_none());
 }

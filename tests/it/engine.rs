@@ -193,6 +193,22 @@ async fn an_acceptance_rests_on_the_version() {
     assert_eq!(made(engine.reserve(1).await).version, 3);
 }
 
+/// Whoever follows the event learns of a version before its callers do, and of none that another
+/// batch made.
+#[tokio::test(start_paused = true)]
+async fn a_commit_is_told_to_those_who_follow() {
+    let engine = Engine::with_seats(10);
+    let mut followed = engine.batching.latest_versions().watch(&engine.event, 0);
+    engine.reserve(1).await.expect("granted");
+    assert_eq!(*followed.borrow_and_update(), 1);
+    // The answer to the second is lost, and it is settled.
+    engine.store.plan([Fault::AnswerLost]);
+    engine.reserve(1).await.expect("granted");
+    assert_eq!(*followed.borrow_and_update(), 2);
+    engine.reserve(20).await.expect_err("refused");
+    assert!(!followed.has_changed().expect("it is there"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lone_request_on_a_known_event_costs_no_read() {
     let engine = Engine::with_seats(50);

@@ -28,9 +28,10 @@ fn samples(text: &str) -> Samples {
     lines.map(sample).collect()
 }
 
-/// The value of a sample; 0 for what was never counted.
+/// The value of a sample.
 fn value(samples: &Samples, name: &str) -> f64 {
-    samples.get(&format!("ticketboss_{name}")).copied().unwrap_or(0.0)
+    let value = samples.get(&format!("ticketboss_{name}"));
+    *value.unwrap_or_else(|| panic!("{name} was never counted: {samples:#?}"))
 }
 
 async fn metrics(app: &TestApp) -> Samples {
@@ -39,6 +40,8 @@ async fn metrics(app: &TestApp) -> Samples {
     let kind = answer.header("content-type").expect("a type");
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     assert!(answer.text.ends_with("# EOF\n"));
+    let types: Vec<&str> = answer.text.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    assert_eq!(types.iter().collect::<BTreeSet<_>>().len(), types.len(), "each once: {types:#?}");
     samples(&answer.text)
 }
 
@@ -102,6 +105,18 @@ async fn everything_is_counted_once() {
         let batches = value(&samples, "batch_commands_count");
         assert!(batches >= commits + 3.0, "{batches}");
         assert!(value(&samples, "mailbox_wait_seconds_count") >= 11.0);
+        let stream = format!("{}/events/secret-event/stream?after=0", app.base);
+        let mut stream = Client::new().get(stream).send().await.expect("an answer");
+        let mut sent = 0;
+        while sent < 1_000 {
+            sent += stream.chunk().await.expect("bytes").expect("more").len();
+        }
+        let samples = metrics(app).await;
+        assert!((value(&samples, "streams") - 1.0).abs() < 0.5);
+        assert!(value(&samples, "stream_sent_bytes_total") > 900.0);
+        drop(stream);
+        let ended = async { while value(&metrics(app).await, "streams") > 0.5 {} };
+        timeout(PATIENCE, ended).await.expect("a client that is gone has no stream");
         for name in samples.keys() {
             assert!(!name.contains("secret"), "a label has what callers make up: {name}");
         }

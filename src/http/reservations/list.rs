@@ -175,7 +175,7 @@ fn csv(app: Data<App>, event_id: EventId, filter: Filter, is_head: bool) -> Http
         async move {
             let Some(from) = from else { return Ok(None) };
             // Held for a page only: a client may take its time.
-            let permit = app.export_pages.acquire().await;
+            let permit = app.large_reads.acquire().await;
             let page = list(&app, &event_id, &filter, from, CSV_ROWS, app.answer_by()).await?;
             drop(permit);
             let text = lines(&page.reservations).map_err(|failure| {

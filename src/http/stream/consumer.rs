@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use actix_web::web::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::Shared;
 use super::budget::Share;
 use super::tail::{self, After, Tail};
 use crate::domain::EventId;
+use crate::store::Versions;
 
 /// What a stream that begins in the past reads at once: it is in memory until the client has taken
 /// it.
 const PAST_VERSIONS: i64 = 250;
 const PAST_CHANGES: i64 = 250;
+/// Once it has lost ground over so many pages, it is told that it will not get there.
+const PAST_PAGES_LOST_MAX: usize = 10;
 /// Such a stream waits so long until it may send more.
 const PAST_WAIT_MAX: Duration = Duration::from_secs(5);
 const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
@@ -38,6 +41,9 @@ pub struct Consumer {
     position: i64,
     /// Whether it has come to where the tail is.
     is_live: bool,
+    /// In the past: how many versions are still to come, and over how many pages that has grown.
+    distance: i64,
+    pages_lost: usize,
     stage: Stage,
     _place: OwnedSemaphorePermit,
 }
@@ -74,6 +80,8 @@ impl Consumer {
             tail,
             position,
             is_live: false,
+            distance: i64::MAX,
+            pages_lost: 0,
             stage: Stage::New,
             _place: place,
         }
@@ -115,24 +123,38 @@ impl Consumer {
                     }
                 }
                 After::Gone if self.is_live => return Some(self.behind()),
-                After::Gone => return self.past().await,
+                After::Gone => {
+                    let stop = self.shared.stop.clone();
+                    return tokio::select! {
+                        text = self.past() => text,
+                        () = stop.cancelled() => None,
+                    };
+                }
             }
         }
     }
 
     /// The next versions of a stream that begins in the past.
     async fn past(&mut self) -> Option<Bytes> {
-        let permit = self.shared.past_reads.acquire().await.ok()?;
+        // In line with all others: who comes last, waits longest.
+        let turn = async {
+            let permit = Arc::clone(&self.shared.large_reads).acquire_owned().await;
+            while !self.shared.budget.has_past() {
+                sleep(PAST_WAIT_STEP).await;
+            }
+            permit
+        };
+        let Ok(permit) = timeout(PAST_WAIT_MAX, turn).await else { return Some(self.behind()) };
         let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
         let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
         let read = async move {
+            let _permit = permit;
             store.changes(&event_id, position, PAST_VERSIONS, PAST_CHANGES, until).await
         };
         // In a task of its own, so that a client that hangs up costs no connection.
         let found = self.shared.runtime.spawn(read).await.ok()?;
-        drop(permit);
-        let versions = match found {
-            Ok(found) => found?.versions,
+        let Versions { versions, latest } = match found {
+            Ok(found) => found?,
             Err(failure) => {
                 log::warn!("a stream of event {} ends: {}", self.event_id, crate::chain(&failure));
                 return None;
@@ -142,15 +164,15 @@ impl Consumer {
         for version in &versions {
             tail::event(version, &mut text);
         }
-        let wait_until = Instant::now() + PAST_WAIT_MAX;
-        while !self.shared.budget.take(&mut self.share, text.len()) {
-            if Instant::now() >= wait_until {
-                return Some(self.behind());
-            }
-            sleep(PAST_WAIT_STEP).await;
-        }
+        self.shared.budget.spend_past(text.len());
         self.shared.metrics.bytes.inc_by(text.len() as u64);
         self.position = versions.last()?.version;
+        let distance = latest - self.position;
+        self.pages_lost = if distance > self.distance { self.pages_lost + 1 } else { 0 };
+        self.distance = distance;
+        if self.pages_lost > PAST_PAGES_LOST_MAX {
+            return Some([text, self.behind().to_vec()].concat().into());
+        }
         Some(text.into())
     }
 

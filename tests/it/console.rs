@@ -9,9 +9,20 @@ use thirtyfour::Key;
 use crate::support::binary::Binary;
 use crate::support::browser::Browser;
 use crate::support::workshop::Workshop;
-use crate::support::{DEFAULT_EVENT, TestApp, TestDatabase, with_app};
+use crate::support::{DEFAULT_EVENT, TestApp, TestDatabase, with_app, with_settings};
 
 const EVENT: &str = "/#/events/node-meetup-2025";
+
+/// The fewest seats that are ever shown as sold.
+const NEGATIVE: &str = "
+    window.lowest = Infinity;
+    const look = () => {
+      const sold = Number(document.getElementById('seats-sold')?.textContent ?? Infinity);
+      window.lowest = Math.min(window.lowest, sold);
+    };
+    new MutationObserver(look).observe(document.querySelector('main'),
+                                       { childList: true, subtree: true, characterData: true });
+";
 
 async fn open(app: &TestApp, path: &str) -> Browser {
     Browser::open(&format!("{}{path}", app.base), 1200, 1000).await
@@ -58,6 +69,17 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         browser.click("Cancel the reservation").await;
         browser.until_says("#seats-free", "17").await;
 
+        // Of what was held: seats that nobody has are never shown as sold.
+        browser.run(NEGATIVE).await;
+        let held = json!({"partnerId": "abc-corp", "seats": 5, "holdSeconds": 600});
+        let held = app.made_in("rust-meetup", held).await;
+        browser.until_says("#seats-held", "5").await;
+        app.delete(&held).await;
+        browser.until_says("#seats-held", "0").await;
+        assert_eq!(browser.run("return window.lowest").await, 3);
+
+        browser.click("Export CSV").await;
+        browser.until_says("#announcement", "The reservations are exported").await;
         browser.click("Pause sales").await;
         browser.until_says(".pill[data-state=paused]", "Paused").await;
         let refused = json!({"partnerId": "abc-corp", "seats": 1});
@@ -131,10 +153,12 @@ async fn a_change_that_comes_too_late_shows_what_moved() {
         }
         browser.picture("conflict").await;
         assert_eq!(app.get(&event).await.json()["totalSeats"], 450, "nothing was done");
+        // Whoever has seen that may want something else.
+        browser.fill("totalSeats", "420").await;
         browser.click("Change it all the same").await;
-        browser.until_says("#seats-free", "393").await;
+        browser.until_says("#seats-free", "413").await;
         let event = app.get(&event).await.json();
-        assert_eq!((&event["totalSeats"], &event["name"]), (&json!(400), &json!("Node.js Day")));
+        assert_eq!((&event["totalSeats"], &event["name"]), (&json!(420), &json!("Node.js Day")));
 
         // What the service refuses for another reason is said, too.
         browser.click("Change").await;
@@ -178,6 +202,32 @@ async fn everything_can_be_done_with_the_keyboard() {
         browser.until("document.querySelector('dialog') === null").await;
         let focused = browser.run("return document.activeElement.textContent").await;
         assert_eq!(focused, "Test reservation");
+        // The table is left alone while somebody is in it.
+        browser.tab_to("focused.getAttribute('aria-label') === 'Cancel 2 seats of console'").await;
+        app.reserve(3).await.made();
+        browser.until_says("main", "There are newer ones").await;
+        browser.press(Key::Enter + "").await;
+        browser.tab_to("focused.textContent === 'Cancel the reservation'").await;
+        browser.press(Key::Enter + "").await;
+        browser.until_says("table", "cancelled").await;
+        browser.until_says("#seats-sold", "3").await;
+        browser.tab_to("focused.textContent === 'Pause sales'").await;
+        browser.press(Key::Enter + "").await;
+        browser.until_says(".pill[data-state=paused]", "Paused").await;
+        browser.tab_to("focused.textContent === 'Change'").await;
+        browser.press(Key::Enter + "").await;
+        browser.tab_to("focused.name === 'totalSeats'").await;
+        browser.press("600").await;
+        browser.press(Key::Enter + "").await;
+        browser.until_says("#seats-free", "597").await;
+        browser.tab_to("focused.getAttribute('href') === '#/'").await;
+        browser.press(Key::Enter + "").await;
+        browser.until_says("h1", "Events").await;
+        browser.tab_to("focused.textContent === 'New event'").await;
+        browser.press(Key::Enter + "").await;
+        browser.tab_to("focused.name === 'name'").await;
+        browser.press("By keys" + Key::Tab + "7" + Key::Enter).await;
+        browser.until_says("h1", "By keys").await;
         browser.close().await;
     })
     .await;
@@ -187,8 +237,8 @@ async fn everything_can_be_done_with_the_keyboard() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_fits_on_a_phone() {
     with_app(async |app| {
-        let long = "An evening with a very long name that goes on and on".repeat(2);
-        let id = "an-event-with-an-id-that-is-as-long-as-an-id-may-be-in-this-api";
+        let long = "Anevening".repeat(20);
+        let id = &*"e".repeat(64);
         app.post("/events", json!({"eventId": id, "name": long, "totalSeats": 10_000_000})).await;
         let hold = json!({"partnerId": "x".repeat(128), "seats": 10, "holdSeconds": 600});
         app.made_in(id, hold).await;
@@ -201,9 +251,13 @@ async fn it_fits_on_a_phone() {
         browser.go(&format!("{}/#/events/{id}", app.base)).await;
         browser.until_says("#connection", "Live").await;
         browser.until_says("table", "held").await;
+        browser.until_says("main", "Half below").await;
         assert_eq!(browser.run(sticks_out).await, 0);
         browser.picture("phone-event").await;
         browser.click("Change").await;
+        let sticks_out = "const dialog = document.querySelector('dialog');
+             return Math.max(dialog.scrollWidth - dialog.clientWidth,
+                             dialog.getBoundingClientRect().right - innerWidth, 0)";
         assert_eq!(browser.run(sticks_out).await, 0);
         browser.close().await;
     })
@@ -263,6 +317,67 @@ async fn nobody_is_shut_out() {
     .await;
 }
 
+/// An answer that is lost in the middle, and the same button once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_again_is_done_once() {
+    with_app(async |app| {
+        let browser = open(app, EVENT).await;
+        browser.until_says("#connection", "Live").await;
+        // The request arrives, and its answer does not.
+        let lose = "const real = window.fetch; let lost = 0;
+            window.fetch = async (path, request) => {
+              const answer = await real(path, request);
+              if (request.method === 'POST' && !lost++) throw new TypeError('lost');
+              return answer;
+            };";
+        browser.run(lose).await;
+        browser.click("Test reservation").await;
+        browser.fill("seats", "4").await;
+        browser.click("Reserve").await;
+        browser.until_says("dialog [role=alert]", "The server cannot be reached").await;
+        browser.click("Reserve").await;
+        browser.until("document.querySelector('dialog') === null").await;
+        assert_eq!(app.get("/reservations").await.json()["reservationCount"], 1);
+        browser.run(lose).await;
+        browser.go(&format!("{}/#/", app.base)).await;
+        browser.click("New event").await;
+        browser.fill("name", "Once").await;
+        browser.fill("totalSeats", "5").await;
+        browser.click("Make it").await;
+        browser.until_says("dialog [role=alert]", "The server cannot be reached").await;
+        browser.click("Make it").await;
+        browser.until_says("dialog [role=alert]", "exists already").await;
+        let events = app.get("/events").await.json();
+        assert_eq!(events["items"].as_array().expect("a list").len(), 2);
+        browser.close().await;
+    })
+    .await;
+}
+
+/// What the page does with more than it can be sent, and with what happens meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_falls_behind_shows_the_truth_all_the_same() {
+    with_settings(&[("STREAM_BYTES_PER_S_MAX", "1000000")], async |app| {
+        app.make_event("busy", 1_000_000).await;
+        let browser = open(app, "/#/events/busy").await;
+        browser.until_says("#connection", "Live").await;
+        let list = json!({"partnerId": "xyz", "items": vec![json!({"seats": 1}); 100]});
+        let mut booked = 0;
+        while !browser.text(".log").await.contains("Some changes are left out here") {
+            for _ in 0..20 {
+                app.post("/events/busy/reservations/batch", list.clone()).await.made();
+                booked += 100;
+            }
+            assert!(booked < 200_000, "it falls behind");
+        }
+        let sold = format!("{},{:03}", booked / 1000, booked % 1000);
+        browser.until_says("#seats-sold", &sold).await;
+        browser.until_says("#connection", "Live").await;
+        browser.close().await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_files_of_the_page_are_all_there() {
     with_app(async |app| {
@@ -284,9 +399,9 @@ async fn the_files_of_the_page_are_all_there() {
                 texts.push(file.text);
             }
         }
-        assert_eq!(known.len(), 11, "{known:?}");
+        assert_eq!(known.len(), 12, "{known:?}");
         app.get("/console/nothing.js").await.problem(404, "route_not_found");
-        app.get("/console/../Cargo.toml").await.problem(404, "route_not_found");
+        app.get("/console/%2e%2e%2fCargo.toml").await.problem(404, "route_not_found");
     })
     .await;
 }

@@ -10,6 +10,15 @@ export class Problem extends Error {
 
 const AWAY = { title: "The server cannot be reached", detail: "It may be restarting.", code: "away" };
 
+/** An answer that is cut off in the middle is none, too. */
+export async function orAway(answer) {
+  try {
+    return await answer;
+  } catch (failure) {
+    throw failure.name === "AbortError" ? failure : new Problem(AWAY);
+  }
+}
+
 /** Sends a request; throws a `Problem` unless it is granted. */
 export async function send(method, path, { body, headers = {}, signal } = {}) {
   const request = { method, signal, headers: { ...headers } };
@@ -17,13 +26,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
     request.headers["Content-Type"] = "application/json";
     request.body = JSON.stringify(body);
   }
-  let response;
-  try {
-    response = await fetch(path, request);
-  } catch (failure) {
-    if (failure.name === "AbortError") throw failure;
-    throw new Problem(AWAY);
-  }
+  const response = await orAway(fetch(path, request));
   if (response.ok) return response;
   const problem = await response.json().catch(() => null);
   throw new Problem(problem ?? { title: `Status ${response.status}`, detail: "No reason was given." });
@@ -31,7 +34,7 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
 
 export async function read(path, signal) {
   const response = await send("GET", path, { signal });
-  return response.json();
+  return orAway(response.json());
 }
 
 export const eventPath = (id) => `/events/${encodeURIComponent(id)}`;
@@ -49,10 +52,12 @@ export async function allEvents(most, signal) {
   return { events, more: true };
 }
 
-export async function saveCsv(id) {
-  const response = await send("GET", `${eventPath(id)}/reservations`, { headers: { Accept: "text/csv" } });
+/** All reservations, as a file. They are in memory until it is saved. */
+export async function saveCsv(id, signal) {
+  const headers = { Accept: "text/csv" };
+  const response = await send("GET", `${eventPath(id)}/reservations`, { headers, signal });
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await response.blob());
+  link.href = URL.createObjectURL(await orAway(response.blob()));
   link.download = `${id}-reservations.csv`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

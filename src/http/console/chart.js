@@ -8,6 +8,8 @@ const SVG = "http://www.w3.org/2000/svg";
 export class Chart {
   constructor() {
     this.seconds = new Map();
+    /** From the service's clock to that of this page, by the answer that came soonest. */
+    this.offset = Infinity;
     this.svg = document.createElementNS(SVG, "svg");
     this.svg.setAttribute("class", "chart");
     this.svg.setAttribute("viewBox", `0 0 ${SECONDS - 1} 100`);
@@ -26,8 +28,10 @@ export class Chart {
     return path;
   }
 
-  add(seats) {
-    const second = Math.floor(Date.now() / 1000);
+  /** `at` is when they were taken. */
+  add(seats, at) {
+    this.offset = Math.min(this.offset, Date.now() - Date.parse(at));
+    const second = Math.floor((Date.parse(at) + this.offset) / 1000);
     this.seconds.set(second, (this.seconds.get(second) ?? 0) + seats);
   }
 

@@ -14,8 +14,20 @@ export function element(name, attributes = {}, ...children) {
 
 export const number = (value) => value.toLocaleString("en");
 
-export const clock = (time) =>
-  new Date(time).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const TIME = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+
+/** A moment in the reader's own time zone; without the day if that is today. */
+export function clock(time) {
+  const moment = new Date(time);
+  if (moment.toDateString() === new Date().toDateString()) return moment.toLocaleTimeString("en-GB", TIME);
+  return moment.toLocaleString("en-GB", { ...TIME, day: "numeric", month: "short", year: "numeric" });
+}
+
+/** Random, and made without what browsers keep for pages that come by TLS. */
+export function uuid() {
+  const hex = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"));
+  return hex.join("").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+}
 
 /** Says something to those who do not see the page. */
 export function announce(text) {

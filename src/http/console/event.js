@@ -3,8 +3,9 @@
 import { Problem, eventPath, read, saveCsv, send } from "./api.js";
 import { Chart } from "./chart.js";
 import { announce, clock, element, number, problemBox, seatBar, showConnection, statusPill } from "./dom.js";
-import { changeEvent, confirmAction, makeReservation } from "./forms.js";
+import { changeEvent, makeReservation } from "./forms.js";
 import { recent } from "./numbers.js";
+import { Reservations } from "./reservations.js";
 import { follow } from "./stream.js";
 
 /** What is drawn is drawn again this often, at most: a hot event changes a thousand times a second. */
@@ -12,6 +13,8 @@ const DRAW_MS = 200;
 /** What a change does not say of itself, such as whether cancelled seats were held, is read. */
 const READ_MS = 1_000;
 const NUMBERS_MS = 2_000;
+/** Until an event that could not be read is asked for again. */
+const RETRY_MS = 2_000;
 const LOG_MAX = 100;
 const TAKES = { reserved: 1, held: 1, shrunk: -1, cancelled: -1, expired: -1 };
 
@@ -24,7 +27,11 @@ export function showEvent(main, id) {
 
 class Page {
   constructor(main, id, stop) {
-    Object.assign(this, { main, id, stop, event: null, chart: new Chart(), log: [], dirty: true, stale: false });
+    Object.assign(this, { main, id, stop, event: null, chart: new Chart(), log: [], dirty: true });
+    // What is drawn. `event` is further, but does not know of each cancelled seat whether it was held.
+    this.shown = null;
+    this.unclear = false;
+    this.changed = true;
     document.title = `${id} - TicketBoss`;
     main.append(element("p", { class: "empty" }, "Loading the event..."));
   }
@@ -33,25 +40,39 @@ class Page {
     showConnection("loading", "Connecting");
     try {
       this.event = await read(eventPath(this.id), this.stop);
+      this.shown = { ...this.event };
     } catch (failure) {
       if (this.stop.aborted) return;
-      if (failure.body?.code === "away" || failure.body?.status === 503) {
-        showConnection("away", "Disconnected");
-        setTimeout(() => this.stop.aborted || this.open(), 2_000);
-      } else {
-        showConnection("live", "Connected");
-      }
+      const missing = failure.body?.status === 404;
+      showConnection(missing ? "live" : "away", missing ? "Connected" : "Disconnected");
+      if (!missing) setTimeout(() => this.stop.aborted || this.open(), RETRY_MS);
+      if (this.main.querySelector(".problem")) return;
       const back = element("a", { class: "small", href: "#/" }, "All events");
       const head = element("div", {}, back, element("h1", {}, this.id));
       this.main.replaceChildren(head, problemBox(failure.body));
       return;
     }
     this.build();
-    this.stop.addEventListener("abort", follow(this.id, (stop) => this.begin(stop), (...told) => this.told(...told)));
+    this.followWhileSeen();
     this.every(DRAW_MS, () => this.draw());
     this.every(READ_MS, () => this.reread());
     this.every(NUMBERS_MS, () => this.readNumbers());
-    this.readReservations();
+  }
+
+  /** Of a page that nobody sees the connection is of more use to another one. */
+  followWhileSeen() {
+    let leave = null;
+    const look = () => {
+      if (document.hidden || this.stop.aborted) {
+        leave?.();
+        leave = null;
+      } else {
+        leave ??= follow(this.id, (stop) => this.begin(stop), (...told) => this.told(...told));
+      }
+    };
+    document.addEventListener("visibilitychange", look, { signal: this.stop });
+    this.stop.addEventListener("abort", look);
+    look();
   }
 
   /** Does something again and again, each time after the one before. */
@@ -60,7 +81,8 @@ class Page {
       try {
         await work();
       } catch (failure) {
-        if (!(failure instanceof Problem) && !this.stop.aborted) throw failure;
+        // The next time may be better; what is no answer of the service's is a defect of this page.
+        if (!(failure instanceof Problem) && !this.stop.aborted) reportError(failure);
       }
       await new Promise((resume) => setTimeout(resume, pause));
     }
@@ -70,7 +92,8 @@ class Page {
     const button = (words, act, kind = "") => element("button", { type: "button", class: kind, onclick: act }, words);
     this.heading = element("h1", {});
     this.badge = element("span", {});
-    this.pause = button("", () => this.switchSales());
+    this.pause = button("", (click) => click.detail > 1 || this.switchSales());
+    this.sales = element("p", { class: "quiet small" });
     this.message = element("div", {});
     this.outage = element("div", { id: "outage" });
     this.seats = element("section", { class: "card", "aria-labelledby": "seats-title" });
@@ -78,22 +101,22 @@ class Page {
     this.refusals = element("div", {}, element("p", { class: "quiet" }, "Counting..."));
     this.slowest = element("div", {}, element("p", { class: "quiet" }, "Counting..."));
     this.changes = element("ol", { class: "log", tabindex: "0", "aria-label": "The latest changes, the newest first" });
-    this.reservations = element("div", {}, element("p", { class: "quiet" }, "Loading..."));
+    this.reservations = new Reservations(this.id, this.stop, (...tried) => this.attempt(...tried));
     const card = (title, ...content) => element("section", { class: "card" }, element("h2", {}, title), content);
     this.main.replaceChildren(
       element(
         "div",
         { class: "spread" },
-        element("div", {}, element("a", { class: "small", href: "#/" }, "All events"), this.heading, element("span", { class: "quiet small" }, this.id)),
+        element("div", {}, element("a", { class: "small", href: "#/" }, "All events"), this.heading, element("span", { class: "quiet small" }, this.id), this.sales),
         this.badge,
       ),
       element(
         "div",
         { class: "buttons" },
-        button("Test reservation", () => makeReservation(this.id, () => this.readReservations()), "main"),
+        button("Test reservation", () => makeReservation(this.id, () => this.attempt(() => {})), "main"),
         this.pause,
         button("Change", () => changeEvent({ ...this.event }, (event) => this.take(event))),
-        button("Export CSV", () => this.attempt(() => saveCsv(this.id))),
+        button("Export CSV", (click) => this.attempt(() => saveCsv(this.id, this.stop), "The reservations are exported", click.target)),
       ),
       this.message,
       this.outage,
@@ -104,7 +127,7 @@ class Page {
         card("Seats taken each second", this.chart.svg, this.rate),
         card("Changes", this.changes),
       ),
-      card("Newest reservations", this.reservations),
+      card("Newest reservations", this.reservations.node),
       element(
         "div",
         { class: "columns" },
@@ -116,22 +139,24 @@ class Page {
 
   /** Where the stream goes on: what is read then is all that was before. */
   async begin(stop) {
-    this.take(await read(eventPath(this.id), stop));
-    return this.event.version;
+    const event = await read(eventPath(this.id), stop);
+    // Whatever was seen before: the database may have been restored.
+    Object.assign(this, { event, shown: { ...event }, unclear: false, dirty: true });
+    return event.version;
   }
 
   told(what, more) {
     if (this.stop.aborted) return;
     if (what === "live") this.connected();
     if (what === "version") this.apply(more);
-    if (what === "behind") {
+    if (what === "gap") {
       showConnection("reconnecting", "Catching up");
-      this.note("Too much at once: some changes are left out here");
+      this.note("Some changes are left out here");
     }
     if (what === "lost") {
-      const away = more.problem?.code === "away";
+      const away = more?.code === "away";
       showConnection(away ? "away" : "reconnecting", away ? "Disconnected" : "Reconnecting");
-      this.lost(more.problem);
+      this.lost(more);
     }
     this.dirty = true;
   }
@@ -139,6 +164,7 @@ class Page {
   connected() {
     showConnection("live", "Live");
     this.outage.replaceChildren();
+    this.message.replaceChildren();
     this.lostAt = null;
   }
 
@@ -153,20 +179,16 @@ class Page {
   apply({ version, at, changes }) {
     if (this.lostAt) this.connected();
     else showConnection("live", "Live");
-    const event = this.event;
     const counts = {};
     let taken = 0;
     for (const change of changes) {
       counts[change.type] = (counts[change.type] ?? 0) + 1;
-      if (change.type === "event_changed") this.stale = true;
-      else if (version > event.version) event.availableSeats -= (TAKES[change.type] ?? 0) * change.seats;
       if (TAKES[change.type] === 1) taken += change.seats;
-      if (version > event.version && change.type === "held") event.heldSeats += change.seats;
-      if (version > event.version && ["confirmed", "expired"].includes(change.type)) event.heldSeats -= change.seats;
-      if (["cancelled", "shrunk"].includes(change.type)) this.stale = true;
+      if (version > this.event.version) this.applyOne(change);
     }
-    event.version = Math.max(version, event.version);
-    this.chart.add(taken);
+    this.event.version = Math.max(version, this.event.version);
+    if (!this.unclear) this.shown = { ...this.event };
+    this.chart.add(taken, at);
     const [first] = changes;
     const words =
       changes.length === 1
@@ -176,15 +198,37 @@ class Page {
     this.changed = true;
   }
 
+  applyOne(change) {
+    const event = this.event;
+    if (change.type === "event_changed") {
+      const { type, ...fields } = change;
+      event.availableSeats += (fields.totalSeats ?? event.totalSeats) - event.totalSeats;
+      for (const [name, value] of Object.entries(fields)) {
+        if (value === null) delete event[name];
+        else event[name] = value;
+      }
+      return;
+    }
+    event.availableSeats -= (TAKES[change.type] ?? 0) * change.seats;
+    if (change.type === "held") event.heldSeats += change.seats;
+    if (["confirmed", "expired"].includes(change.type)) event.heldSeats -= change.seats;
+    // Of what was held, or of what was sold? Only a read tells.
+    if (["cancelled", "shrunk"].includes(change.type)) this.unclear = true;
+  }
+
   note(words, version, at) {
     this.log.unshift({ words, version, at });
     this.log.length = Math.min(this.log.length, LOG_MAX);
     this.dirty = true;
   }
 
-  /** An event as it was read: of two, the newer one counts. */
+  /** An event as it was read. */
   take(event) {
-    if (!this.event || event.version >= this.event.version) this.event = event;
+    if (event.version >= this.event.version) {
+      this.event = event;
+      this.unclear = false;
+    }
+    if (event.version >= this.shown.version) this.shown = { ...event };
     this.dirty = true;
   }
 
@@ -192,15 +236,17 @@ class Page {
     this.rate.textContent = this.chart.draw();
     if (!this.dirty || document.hidden) return;
     this.dirty = false;
-    const { name, status, totalSeats, availableSeats, heldSeats, version } = this.event;
+    const { name, status, totalSeats, availableSeats, heldSeats, version } = this.shown;
     this.heading.textContent = name;
     this.badge.replaceChildren(statusPill(status));
     this.pause.textContent = status === "on_sale" ? "Pause sales" : "Go on selling";
+    this.pause.dataset.next = status === "on_sale" ? "paused" : "on_sale";
+    this.sales.textContent = salesWindow(this.shown);
     const key = (kind, words, seats) =>
       element("li", {}, element("i", { class: kind }), element("strong", { id: `seats-${kind}` }, number(seats)), ` ${words}`);
     this.seats.replaceChildren(
       element("h2", { id: "seats-title" }, `${number(totalSeats)} seats, version ${number(version)}`),
-      seatBar(this.event, "big"),
+      seatBar(this.shown, "big"),
       element(
         "ul",
         { class: "key" },
@@ -219,80 +265,28 @@ class Page {
 
   /** Once a second at most, and only after something has changed. */
   async reread() {
-    if (this.stale) {
-      this.stale = false;
-      this.take(await read(eventPath(this.id), this.stop));
-    }
+    if (this.unclear) this.take(await read(eventPath(this.id), this.stop));
     if (this.changed) {
       this.changed = false;
-      await this.readReservations();
+      try {
+        this.changed = !(await this.reservations.read());
+      } catch (failure) {
+        this.changed = true;
+        throw failure;
+      }
     }
-  }
-
-  async readReservations() {
-    const { items } = await read(`${eventPath(this.id)}/reservations?limit=10`, this.stop);
-    if (this.reservations.contains(document.activeElement)) {
-      // Nothing is taken away from under somebody's finger.
-      const shown = Array.from(this.reservations.querySelectorAll("tr[data-id]"), (row) => row.dataset.id + row.dataset.status);
-      if (shown.join() === items.map((made) => made.reservationId + made.status).join()) return;
-    }
-    this.reservations.replaceChildren(
-      items.length
-        ? element(
-            "div",
-            { class: "scroll", tabindex: "0", role: "group", "aria-label": "Newest reservations" },
-            element(
-              "table",
-              {},
-              element("thead", {}, element("tr", {}, ["Partner", "Seats", "Status", "Made", "Reference", "Actions"].map((title) => element("th", { scope: "col", class: title === "Seats" && "number" }, title)))),
-              element("tbody", {}, items.map((made) => this.reservation(made))),
-            ),
-          )
-        : element("p", { class: "quiet" }, "Nobody has reserved anything yet."),
-    );
-  }
-
-  reservation(made) {
-    const path = `${eventPath(this.id)}/reservations/${made.reservationId}`;
-    const act = (words, what) => {
-      const label = `${words} ${made.seats} seats of ${made.partnerId}`;
-      return element("button", { type: "button", class: "small", "aria-label": label, onclick: what }, words);
-    };
-    const confirm = () => this.attempt(() => send("POST", `${path}/confirm`), "Confirmed");
-    const cancel = () =>
-      confirmAction({
-        title: `Cancel ${made.seats} seats of ${made.partnerId}?`,
-        button: "Cancel the reservation",
-        text: "Cancelled",
-        act: async () => {
-          await send("DELETE", path);
-          await this.readReservations();
-        },
-      });
-    const active = ["held", "confirmed"].includes(made.status);
-    return element(
-      "tr",
-      { "data-id": made.reservationId, "data-status": made.status },
-      element("td", {}, made.partnerId),
-      element("td", { class: "number" }, made.seats),
-      element("td", {}, made.status),
-      element("td", {}, clock(made.createdAt)),
-      element("td", {}, made.reference ?? ""),
-      element("td", {}, made.status === "held" && act("Confirm", confirm), active && act("Cancel", cancel)),
-    );
   }
 
   async readNumbers() {
     if (document.hidden) return;
     const numbers = await recent(this.stop);
     if (!numbers) return;
-    const table = (heads, rows) =>
-      element(
-        "table",
-        {},
-        element("thead", {}, element("tr", {}, heads.map((head) => element("th", { scope: "col" }, head)))),
-        element("tbody", {}, rows.map((cells) => element("tr", {}, cells.map((cell) => element("td", {}, cell))))),
-      );
+    const table = (heads, rows) => {
+      const head = element("tr", {}, heads.map((head) => element("th", { scope: "col" }, head)));
+      const body = rows.map((cells) => element("tr", {}, cells.map((cell) => element("td", {}, cell))));
+      const made = element("table", {}, element("thead", {}, head), element("tbody", {}, body));
+      return element("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": heads.join(", ") }, made);
+    };
     const rate = (value) => number(Number(value.toPrecision(2)));
     const ms = (seconds) => (seconds === Infinity ? "more than 8 s" : `${Number((seconds * 1000).toPrecision(3))} ms`);
     this.refusals.replaceChildren(
@@ -308,31 +302,46 @@ class Page {
     );
   }
 
+  /** To what the button says. */
   switchSales() {
-    const status = this.event.status === "on_sale" ? "paused" : "on_sale";
-    this.attempt(async () => {
-      const request = { body: { status }, headers: { "If-Match": "*" } };
-      const response = await send("PATCH", eventPath(this.id), request);
-      this.take(await response.json());
-    }, status === "paused" ? "Sales are paused" : "Sales go on");
+    const status = this.pause.dataset.next;
+    this.attempt(
+      async () => {
+        const request = { body: { status }, headers: { "If-Match": "*" } };
+        const response = await send("PATCH", eventPath(this.id), request);
+        this.take(await response.json());
+      },
+      status === "paused" ? "Sales are paused" : "Sales go on",
+      this.pause,
+    );
   }
 
-  /** Tries something, and says what came of it. */
-  async attempt(work, words) {
+  /** Tries something, and says what came of it. The button that was pressed waits for that. */
+  async attempt(work, words, button) {
+    if (button) button.disabled = true;
     try {
       await work();
       this.message.replaceChildren();
       if (words) announce(words);
-      await this.readReservations();
     } catch (failure) {
+      if (this.stop.aborted) return;
       if (!(failure instanceof Problem)) throw failure;
       this.message.replaceChildren(problemBox(failure.body));
+    } finally {
+      if (button) button.disabled = false;
     }
+    await this.reservations.read(true).catch(() => (this.changed = true));
   }
+}
+
+function salesWindow({ salesOpenAt, salesCloseAt }) {
+  const from = salesOpenAt && `from ${clock(salesOpenAt)}`;
+  const to = salesCloseAt && `until ${clock(salesCloseAt)}`;
+  return from || to ? `Sales ${[from, to].filter(Boolean).join(" ")}` : "";
 }
 
 function describe(change) {
   if (change.type !== "event_changed") return `${change.partnerId} ${change.type} ${number(change.seats)}`;
   const { type, ...fields } = change;
-  return `event changed: ${Object.entries(fields).map(([name, value]) => `${name} ${value ?? "none"}`).join(", ")}`;
+  return `event changed: ${Object.entries(fields).map(([name, value]) => `${name} ${name.endsWith("At") && value ? clock(value) : value ?? "none"}`).join(", ")}`;
 }

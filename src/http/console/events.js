@@ -12,6 +12,7 @@ export function showEvents(main) {
   document.title = "Events - TicketBoss";
   const stop = new AbortController();
   let loaded = null;
+  let drawn = null;
 
   const search = element("input", { type: "search", id: "search", autocomplete: "off", oninput: draw });
   const status = element(
@@ -20,6 +21,7 @@ export function showEvents(main) {
     element("option", { value: "" }, "Any"),
     Object.entries(STATUS_WORDS).map(([value, words]) => element("option", { value }, words)),
   );
+  const problem = element("div", {});
   const list = element("div", { id: "events" }, element("p", { class: "empty" }, "Loading the events..."));
   main.append(
     element(
@@ -35,6 +37,7 @@ export function showEvents(main) {
       element("label", { for: "status" }, "Status", status),
       element("p", { id: "count", class: "quiet small", role: "status" }),
     ),
+    problem,
     list,
   );
 
@@ -49,11 +52,16 @@ export function showEvents(main) {
     const count = `${number(wanted.length)} of ${number(loaded.events.length)}${loaded.more ? " and more" : ""}`;
     const counted = document.getElementById("count");
     if (counted.textContent !== count) counted.textContent = count;
+    // A list that is the same is left alone, for those who are reading it or about to touch it.
+    const now = JSON.stringify(wanted);
+    if (now === drawn) return;
+    drawn = now;
+    const none = loaded.more ? `No event is like that among the first ${number(loaded.events.length)}.` : "No event is like that.";
     const active = document.activeElement?.getAttribute("href");
     list.replaceChildren(
       wanted.length
         ? element("ul", { class: "events" }, wanted.map(row))
-        : element("p", { class: "empty" }, loaded.events.length ? "No event is like that." : "There are no events yet."),
+        : element("p", { class: "empty" }, loaded.events.length ? none : "There are no events yet."),
     );
     if (active?.startsWith("#/events/")) list.querySelector(`[href="${active}"]`)?.focus();
   }
@@ -61,13 +69,17 @@ export function showEvents(main) {
   async function refresh() {
     while (!stop.signal.aborted) {
       try {
-        loaded = await allEvents(EVENTS_MAX, stop.signal);
+        if (!document.hidden || !loaded) loaded = await allEvents(EVENTS_MAX, stop.signal);
+        if (stop.signal.aborted) return;
         showConnection("live", "Up to date");
+        problem.replaceChildren();
         draw();
       } catch (failure) {
         if (stop.signal.aborted) return;
         showConnection("away", "Disconnected");
-        if (!loaded) list.replaceChildren(problemBox(failure.body));
+        // Said once.
+        if (!problem.textContent.includes(failure.body.detail)) problem.replaceChildren(problemBox(failure.body));
+        if (!loaded) list.replaceChildren();
       }
       await new Promise((resume) => setTimeout(resume, REFRESH_MS));
     }

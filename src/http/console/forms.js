@@ -1,18 +1,18 @@
 // Dialogs that change something.
 
 import { Problem, eventPath, read, send } from "./api.js";
-import { STATUS_WORDS, announce, element, number, problemBox } from "./dom.js";
+import { STATUS_WORDS, announce, clock, element, number, problemBox, uuid } from "./dom.js";
 
 /**
- * Opens a dialog with a form. `submit` gets the values that were given; the dialog closes if it
- * returns, and shows the problem if it throws one.
+ * Opens a dialog with a form. `submit` gets the values that were given. What it returns is said once
+ * the dialog is closed; it stays open if that is nothing, and shows the problem if one is thrown.
  */
-function ask({ title, fields, button, submit }) {
+function ask({ title, fields, button, keep = "Cancel", submit }) {
   const opener = document.activeElement;
   const message = element("div", {});
   const go = element("button", { class: "main" }, button);
   const heading = element("h2", { id: "dialog-title" }, title);
-  const cancel = element("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
+  const cancel = element("button", { type: "button", onclick: () => dialog.close() }, keep);
   const form = element(
     "form",
     { novalidate: true },
@@ -33,22 +33,32 @@ function ask({ title, fields, button, submit }) {
   const dialog = element("dialog", { "aria-labelledby": "dialog-title" }, heading, form);
   dialog.addEventListener("close", () => {
     dialog.remove();
-    opener?.focus();
+    const back = opener?.isConnected ? opener : document.getElementById("main");
+    back.focus();
   });
+  // What was sent is waited for, so that its end is seen.
+  dialog.addEventListener("cancel", (cancelled) => go.disabled && cancelled.preventDefault());
   form.addEventListener("submit", async (submitted) => {
     submitted.preventDefault();
-    go.disabled = true;
+    if (go.disabled) return;
+    const half = form.querySelector(":invalid[type=datetime-local]");
+    if (half?.validity.badInput) {
+      message.replaceChildren(problemBox({ title: "A date is not complete", detail: "Complete it, or empty it." }));
+      half.focus();
+      return;
+    }
+    go.disabled = cancel.disabled = true;
     const given = Object.fromEntries(Array.from(new FormData(form)).filter(([, value]) => value !== ""));
     try {
-      const said = await submit(given, { message, dialog });
+      const said = await submit(given, { message, form });
       if (said === undefined) return;
-      announce(said);
       dialog.close();
+      announce(said);
     } catch (failure) {
       if (!(failure instanceof Problem)) throw failure;
       message.replaceChildren(problemBox(failure.body));
     } finally {
-      go.disabled = false;
+      go.disabled = cancel.disabled = false;
     }
   });
   document.body.append(dialog);
@@ -64,8 +74,11 @@ const localTime = (time) => {
   return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 };
 const moment = (text) => (text ? new Date(text).toISOString() : null);
+const ZONE = `In your time zone, ${Intl.DateTimeFormat().resolvedOptions().timeZone}`;
 
 export function makeEvent() {
+  // Sent again after an answer that was lost, it is still one event.
+  const madeUp = uuid();
   ask({
     title: "New event",
     button: "Make it",
@@ -74,11 +87,11 @@ export function makeEvent() {
       { name: "totalSeats", label: "Seats", inputmode: "numeric", required: true },
       { name: "eventId", label: "Id", hint: "Stands in addresses. Made up if it is left empty." },
       { name: "maxSeatsPerReservation", label: "Seats for one reservation, at most", inputmode: "numeric", value: "10" },
-      { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", hint: "At once if it is left empty." },
-      { name: "salesCloseAt", label: "Sales end", type: "datetime-local" },
+      { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", hint: `${ZONE}. At once if it is left empty.` },
+      { name: "salesCloseAt", label: "Sales end", type: "datetime-local", hint: ZONE },
     ],
     submit: async (given) => {
-      const body = { ...given };
+      const body = { eventId: madeUp, ...given };
       for (const name of ["totalSeats", "maxSeatsPerReservation"]) if (given[name]) body[name] = numeric(given[name]);
       for (const name of ["salesOpenAt", "salesCloseAt"]) if (given[name]) body[name] = moment(given[name]);
       const response = await send("POST", "/events", { body });
@@ -91,16 +104,17 @@ export function makeEvent() {
 
 /** `seen` is the event as it was when the dialog was opened: the change is meant for that. */
 export function changeEvent(seen, done) {
+  let anyVersion = false;
   ask({
     title: "Change the event",
     button: "Change it",
     fields: [
       { name: "name", label: "Name", value: seen.name },
       { name: "totalSeats", label: "Seats", inputmode: "numeric", value: seen.totalSeats },
-      { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", value: localTime(seen.salesOpenAt) },
-      { name: "salesCloseAt", label: "Sales end", type: "datetime-local", value: localTime(seen.salesCloseAt) },
+      { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", value: localTime(seen.salesOpenAt), hint: ZONE },
+      { name: "salesCloseAt", label: "Sales end", type: "datetime-local", value: localTime(seen.salesCloseAt), hint: ZONE },
     ],
-    submit: async (given, { message, dialog }) => {
+    submit: async (given, { message, form }) => {
       const body = {};
       if (given.name !== seen.name) body.name = given.name ?? "";
       const totalSeats = numeric(given.totalSeats ?? "");
@@ -109,23 +123,17 @@ export function changeEvent(seen, done) {
         if ((given[name] ?? "") !== localTime(seen[name])) body[name] = moment(given[name]);
       }
       if (!Object.keys(body).length) return "Nothing was changed";
-      const change = async (version) => {
-        const headers = { "If-Match": version };
+      const headers = { "If-Match": anyVersion ? "*" : `"${seen.version}"` };
+      try {
         done(await (await send("PATCH", eventPath(seen.eventId), { body, headers })).json());
         return "The event was changed";
-      };
-      try {
-        return await change(`"${seen.version}"`);
       } catch (failure) {
         if (failure.body?.code !== "precondition_failed") throw failure;
         const now = await read(eventPath(seen.eventId));
-        const anyway = async () => {
-          try {
-            announce(await change("*"));
-            dialog.close();
-          } catch (failure) {
-            message.replaceChildren(problemBox(failure.body));
-          }
+        // With what the form says then.
+        const anyway = () => {
+          anyVersion = true;
+          form.requestSubmit();
         };
         message.replaceChildren(conflict(seen, now, anyway));
         message.querySelector("button").focus();
@@ -148,24 +156,26 @@ function conflict(seen, now, anyway) {
   const words = (field, value) => {
     if (value === undefined) return "none";
     if (field === "status") return STATUS_WORDS[value];
+    if (field.startsWith("sales")) return clock(value);
     return typeof value === "number" ? number(value) : value;
   };
   const moved = Object.keys(shown).filter((field) => seen[field] !== now[field]);
+  const lines = moved.map((field) => `${shown[field]}: ${words(field, seen[field])} → ${words(field, now[field])}`);
+  if (!lines.length) lines.push("Reservations came and went; all else is as it was.");
   return element(
     "div",
     { class: "notice", role: "alert", id: "conflict" },
     element("strong", {}, "The event has changed meanwhile"),
     element("p", {}, `You saw version ${seen.version}; it is at version ${now.version} now. Nothing was done.`),
-    element(
-      "ul",
-      {},
-      moved.map((field) => element("li", {}, `${shown[field]}: ${words(field, seen[field])} → ${words(field, now[field])}`)),
-    ),
+    element("ul", {}, lines.map((line) => element("li", {}, line))),
     element("p", { class: "buttons" }, element("button", { type: "button", onclick: anyway }, "Change it all the same")),
   );
 }
 
 export function makeReservation(id, done) {
+  // Sent again after an answer that was lost, it is still one reservation. Another request has
+  // another key.
+  let sent = {};
   ask({
     title: "Test reservation",
     button: "Reserve",
@@ -178,8 +188,9 @@ export function makeReservation(id, done) {
     submit: async (given) => {
       const body = { ...given };
       for (const name of ["seats", "holdSeconds"]) if (given[name]) body[name] = numeric(given[name]);
-      // Were it sent again, it would still be one.
-      const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
+      const request = JSON.stringify(body);
+      if (sent.request !== request) sent = { request, key: uuid() };
+      const headers = { "Idempotency-Key": sent.key };
       const response = await send("POST", `${eventPath(id)}/reservations`, { body, headers });
       const made = await response.json();
       done();
@@ -189,10 +200,11 @@ export function makeReservation(id, done) {
 }
 
 /** Asks before something that cannot be taken back. */
-export function confirmAction({ title, text, button, act }) {
+export function confirmAction({ title, text, button, keep, act }) {
   ask({
     title,
     button,
+    keep,
     fields: [],
     submit: async () => {
       await act();

@@ -7,6 +7,8 @@ let leave = () => {};
 
 function show() {
   leave();
+  // What a dialog was about is no longer there.
+  document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
   const main = document.getElementById("main");
   main.replaceChildren();
   const found = location.hash.match(/^#\/events\/([a-z0-9-]+)$/);
@@ -14,9 +16,12 @@ function show() {
 }
 
 addEventListener("hashchange", () => {
-  // What is for the skip link is no page.
-  if (location.hash === "#main") return;
   show();
+  document.getElementById("main").focus();
+});
+// The address says which page it is, and so it stays as it is.
+document.querySelector(".skip").addEventListener("click", (click) => {
+  click.preventDefault();
   document.getElementById("main").focus();
 });
 show();

@@ -1,6 +1,6 @@
 // This server's own numbers, from /metrics: refusals, and the slowest answers.
 
-import { send } from "./api.js";
+import { orAway, send } from "./api.js";
 
 const SAMPLE = /^(\w+)(?:\{(.*)\})? (\S+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
@@ -12,12 +12,20 @@ const looks = [];
 /** What happened in about the last ten seconds; `null` at the first look. */
 export async function recent(signal) {
   const response = await send("GET", "/metrics", { signal });
-  const now = { at: performance.now(), samples: parse(await response.text()) };
+  const now = { at: performance.now(), samples: parse(await orAway(response.text())) };
+  const last = looks.at(-1);
+  // After a pause, or a restart, or at another server, there is nothing to compare with.
+  if (last && (last.at < now.at - WINDOW_MS || restarted(last.samples, now.samples))) looks.length = 0;
   looks.push(now);
   while (looks.length > 2 && looks[1].at < now.at - WINDOW_MS) looks.shift();
   const before = looks[0];
   const seconds = (now.at - before.at) / 1000;
   return seconds > 0.1 ? compare(before.samples, now.samples, seconds) : null;
+}
+
+function restarted(before, now) {
+  for (const [key, { value }] of before) if (!(now.get(key)?.value >= value)) return true;
+  return false;
 }
 
 function parse(text) {

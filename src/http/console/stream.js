@@ -7,13 +7,14 @@ import { eventPath, send } from "./api.js";
 const SILENCE_MAX_MS = 40_000;
 const RETRY_MIN_MS = 500;
 const RETRY_MAX_MS = 5_000;
+/** After that, nobody wants to see all of it as if it happened now. */
+const LOST_MAX_MS = 5_000;
 
 /**
  * Follows an event from a version on, and comes back by itself when the connection is lost.
  *
  * `tell` is called with `live`, with `version` and what it changed, with `lost` and when it is
- * tried again, and with `behind`: then some versions were left out, and `from` is asked where to
- * go on.
+ * tried again, and with `gap`: then some versions are left out, and `from` is asked where to go on.
  */
 export function follow(id, from, tell) {
   const stop = new AbortController();
@@ -24,15 +25,21 @@ export function follow(id, from, tell) {
 async function run(id, from, tell, stop) {
   let version = null;
   let wait = RETRY_MIN_MS;
+  let lostAt = null;
   while (!stop.aborted) {
     try {
+      if (lostAt !== null && performance.now() - lostAt > LOST_MAX_MS) {
+        version = null;
+        tell("gap");
+      }
       version ??= await from(stop);
       await readOne(id, version, stop, (event) => {
         wait = RETRY_MIN_MS;
+        lostAt = null;
         if (event.name === "behind") {
           version = null;
           wait = Math.min(event.retry, RETRY_MAX_MS);
-          tell("behind");
+          tell("gap");
         } else if (event.data) {
           version = event.data.version;
           tell("version", event.data);
@@ -44,7 +51,8 @@ async function run(id, from, tell, stop) {
       if (stop.aborted) return;
       // A version that the event does not have: it is another one now.
       if (failure.body?.status === 400) version = null;
-      tell("lost", { problem: failure.body, wait });
+      lostAt ??= performance.now();
+      tell("lost", failure.body);
     }
     await new Promise((resume) => setTimeout(resume, wait));
     wait = Math.min(wait * 2, RETRY_MAX_MS);

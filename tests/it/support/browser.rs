@@ -28,6 +28,18 @@ const ARGUMENTS: [&str; 9] = [
     "--disable-dev-shm-usage",
 ];
 
+/// Keeps what goes wrong in a page.
+const WATCH: &str = "
+    const wrong = [];
+    const keep = (what) => {
+      wrong.push(String(what));
+      sessionStorage.setItem('wrong', JSON.stringify(wrong));
+    };
+    addEventListener('error', (event) => keep(event.error?.stack ?? event.message));
+    addEventListener('unhandledrejection', (event) => keep(event.reason?.stack ?? event.reason));
+    addEventListener('securitypolicyviolation', (event) => keep(event.blockedURI));
+";
+
 /// A window.
 pub struct Browser {
     pub driver: WebDriver,
@@ -61,6 +73,7 @@ impl Browser {
         let size =
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         browser.devtools("Emulation.setDeviceMetricsOverride", size).await;
+        browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({"source": WATCH})).await;
         browser.go(address).await;
         browser
     }
@@ -69,7 +82,10 @@ impl Browser {
         self.driver.goto(address).await.expect("it can be opened");
     }
 
+    /// Closes it, and fails if anything went wrong in the page that nobody handled.
     pub async fn close(self) {
+        let wrong = self.run("return JSON.parse(sessionStorage.getItem('wrong') ?? '[]')").await;
+        assert_eq!(wrong, json!([]), "what went wrong in the page");
         self.driver.quit().await.expect("it closes");
     }
 

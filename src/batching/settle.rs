@@ -35,11 +35,10 @@ pub(super) enum Settled {
 impl<S: Store> Batcher<S> {
     /// Commits `batch`, and finds out what became of it if that is not clear.
     pub(super) async fn commit(&self, batch: &Batch, until: Instant) -> Settled {
-        // Half of the time, so that another attempt has some, too.
-        let metrics = &self.shared.metrics;
         let sent = Instant::now();
+        // Half of the time, so that another attempt has some, too.
         let answer = self.shared.store.commit(batch, halfway(until)).await;
-        metrics.commit_seconds.observe(sent.elapsed().as_secs_f64());
+        self.shared.metrics.commit_seconds.observe(sent.elapsed().as_secs_f64());
         match answer {
             Ok(Commit::Committed(counters)) => Settled::Committed(Some(counters)),
             Ok(Commit::VersionMoved) => Settled::VersionMoved,
@@ -48,20 +47,23 @@ impl<S: Store> Batcher<S> {
             Err(CommitError::NotDone(unavailable)) => Settled::NotDone(unavailable),
             Err(failure @ CommitError::Unknown(_)) => {
                 log::warn!("event {}: {}; settling it", self.event_id, crate::chain(&failure));
-                let settled = self.settle(batch, until).await;
-                metrics.settled(match settled {
-                    Settled::Committed(_) => "committed",
-                    Settled::VersionMoved => "not_committed",
-                    Settled::KeyTaken | Settled::BadRow(_) => "refused",
-                    Settled::Unknown => "not_in_time",
-                    Settled::NotDone(_) => unreachable!("what was sent may have been done"),
-                });
-                settled
+                self.settle(batch, until).await
             }
         }
     }
 
     async fn settle(&self, batch: &Batch, until: Instant) -> Settled {
+        let settled = self.find_out(batch, until).await;
+        self.shared.metrics.settled(match settled {
+            Settled::Committed(_) => "committed",
+            Settled::VersionMoved => "not_committed",
+            Settled::KeyTaken | Settled::BadRow(_) => "refused",
+            Settled::Unknown | Settled::NotDone(_) => "not_in_time",
+        });
+        settled
+    }
+
+    async fn find_out(&self, batch: &Batch, until: Instant) -> Settled {
         let mut pause = PAUSE_MIN;
         while Instant::now() < until {
             match self.shared.store.commit(batch, halfway(until)).await {

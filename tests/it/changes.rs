@@ -195,6 +195,9 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
             assert_eq!(window["name"], "E");
             assert!(window.get("totalSeats").is_none(), "{window}");
             assert_eq!(*ended, json!({"type": "event_changed", "status": "closed"}));
+            // What was journalled is what was done.
+            assert_eq!((&event["name"], &event["totalSeats"]), (&json!("E"), &json!(120)));
+            assert_eq!((&event["status"], event.get("salesCloseAt")), (&json!("on_sale"), None));
             assert!(open["salesCloseAt"].is_null() && open.get("salesCloseAt").is_some());
         }
     })

@@ -180,13 +180,16 @@ fn event_id(text: &str) -> Result<EventId, Problem> {
     EventId::parse(text).ok_or_else(Problem::event_not_found)
 }
 
-/// The paths of the document with their methods, to tell a wrong path from a wrong method.
+/// The paths with their methods, to tell a wrong path from a wrong method.
 struct Routes(Vec<(ResourceDef, Vec<&'static str>)>);
 
 impl Routes {
     fn of(document: &utoipa::openapi::OpenApi) -> Self {
         let paths = document.paths.paths.iter();
-        Self(paths.map(|(path, item)| (ResourceDef::new(path.as_str()), methods(item))).collect())
+        let paths = paths.map(|(path, item)| (ResourceDef::new(path.as_str()), methods(item)));
+        // The console is not in the document.
+        let pages = ["/", "/console/{file}"].map(|path| (ResourceDef::new(path), vec![METHODS[0]]));
+        Self(paths.chain(pages).collect())
     }
 
     /// The methods of a path, for `Allow`; `None` where there is nothing at it.
@@ -230,7 +233,7 @@ async fn no_such_route(
     })
 }
 
-/// Around every request: gives it an id, and writes out what went wrong.
+/// Around every request: gives it an id, writes out what went wrong, counts it and logs it.
 ///
 /// A HEAD is answered as a GET whose body the encoder leaves out.
 async fn finish(
@@ -246,47 +249,41 @@ async fn finish(
         request.extensions_mut().insert(WasHead);
     }
     let body = KeptBody::of(&mut request);
-    let answered = next.call(request).await?;
-    let status = answered.status();
+    let (mut answered, outcome) = write_out(next.call(request).await?, &id);
+    let took = arrived.elapsed();
     let route = metrics::route(answered.request().path());
-    app.metrics.answered(method, route, status, arrived.elapsed());
-    let mut outcome = "done";
-    let mut answered = if status.is_client_error() || status.is_server_error() {
-        let error = answered.response().error();
-        let problem = error.and_then(|error| error.as_error::<Problem>());
-        let response = match problem {
-            Some(problem) => {
-                outcome = problem.code.entry().code;
-                problem.respond(&id)
-            }
-            None => {
-                let problem = of_foreign_error(status, error);
-                outcome = problem.code.entry().code;
-                problem.respond(&id)
-            }
-        };
-        ServiceResponse::new(answered.into_parts().0, response)
-    } else {
-        answered
-    };
+    app.metrics.answered(method, route, answered.status(), took);
     // A defect is an operator's business; the rest is looked for by who asks about one request.
-    let is_defect = outcome == Code::Internal.entry().code;
+    let is_defect = answered.status() == StatusCode::INTERNAL_SERVER_ERROR;
     let level = if is_defect { log::Level::Error } else { log::Level::Info };
-    if log::log_enabled!(target: REQUESTS, level) {
-        let took_ms = arrived.elapsed().as_secs_f64() * 1000.0;
-        let path = answered.request().path();
-        log::log!(
-            target: REQUESTS, level, requestId = id.as_str(), method, route,
-            status = answered.status().as_u16(), durationMs = (took_ms * 1000.0).round() / 1000.0,
-            outcome; "{method} {path}",
-        );
-    }
+    log::log!(
+        target: REQUESTS, level, requestId = id.as_str(), method, route,
+        status = answered.status().as_u16(), durationMs = took.as_micros() as f64 / 1000.0, outcome;
+        "{method} {}", answered.request().path(),
+    );
     if let Some(body) = body {
         answered = body.keep_for(answered);
     }
     let id = HeaderValue::from_str(&id).expect("an id is visible ASCII");
     answered.headers_mut().insert(X_REQUEST_ID, id);
     Ok(answered)
+}
+
+/// An answer as it goes out, and in a word what it is: the code of the problem, if it is one.
+fn write_out(answered: ServiceResponse, id: &str) -> (ServiceResponse, &'static str) {
+    let status = answered.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return (answered, "done");
+    }
+    let error = answered.response().error();
+    let (response, code) = match error.and_then(|error| error.as_error::<Problem>()) {
+        Some(problem) => (problem.respond(id), problem.code),
+        None => {
+            let problem = of_foreign_error(status, error);
+            (problem.respond(id), problem.code)
+        }
+    };
+    (ServiceResponse::new(answered.into_parts().0, response), code.entry().code)
 }
 
 /// On a request that is answered as a GET.

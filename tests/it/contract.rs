@@ -242,15 +242,22 @@ async fn request_ids_are_echoed_or_made() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_paths_and_methods_are_told_apart() {
     with_app(async |app| {
-        for path in
-            ["/", "/nope", "/events/a/b", "/reservations/1/2", "/problems/nope", "/docs/x.js"]
-        {
+        for path in [
+            "/console/nope",
+            "/nope",
+            "/events/a/b",
+            "/reservations/1/2",
+            "/problems/nope",
+            "/docs/x.js",
+        ] {
             app.get(path).await.problem(404, "route_not_found");
         }
         let cases = [
             (Method::PUT, "/reservations", "GET, HEAD, POST"),
             (Method::DELETE, "/reservations/", "GET, HEAD, POST"),
             (Method::POST, "/health", "GET, HEAD"),
+            (Method::POST, "/", "GET, HEAD"),
+            (Method::DELETE, "/console/main.js", "GET, HEAD"),
             (Method::PUT, "/reservations/x", "GET, HEAD, PATCH, DELETE"),
             (Method::GET, "/reservations/x/confirm", "POST"),
             (Method::PUT, "/events/x/reservations/batch", "GET, HEAD, POST, PATCH, DELETE"),

@@ -32,8 +32,8 @@ REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
 STREAM_BYTES_PER_S_MAX    64000000         what all event streams send together, 1000000 or more
 DRAIN_DELAY_MS            0                how long /ready says no before a SIGTERM stops anything
-RUST_LOG                  info             what to log: error, warn, info, debug, or module=level;
-                                           given as info, a line for each request, too
+RUST_LOG                  (what matters)   what to log: error, warn, info, debug, or module=level;
+                                           info has a line for each request, too
 LOG_FORMAT                text             text, or json: an object on each line";
 
 #[derive(Clone, Debug)]

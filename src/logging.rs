@@ -25,7 +25,7 @@ pub const REQUESTS: &str = "ticketboss::requests";
 #[must_use]
 pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
     let filter = filter.unwrap_or(DEFAULT_FILTER);
-    if env_filter::Builder::new().try_parse(filter).is_err() {
+    if !is_filter(filter) {
         return false;
     }
     let mut builder = env_logger::Builder::new();
@@ -38,6 +38,15 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
     }
     builder.init();
     true
+}
+
+/// A word alone is a level: taken for a module, one that is misspelt would silence everything.
+fn is_filter(filter: &str) -> bool {
+    let directives = filter.split('/').next().unwrap_or_default().split(',').map(str::trim);
+    let mut words =
+        directives.filter(|directive| !directive.is_empty() && !directive.contains('='));
+    words.all(|word| word.parse::<log::LevelFilter>().is_ok())
+        && env_filter::Builder::new().try_parse(filter).is_ok()
 }
 
 fn write_json(formatter: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
@@ -78,6 +87,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_filter_that_would_silence_everything_is_none() {
+        let good =
+            ["info", "WARN", "off", "warn,ticketboss::requests=info", "a=debug, info", "debug/x"];
+        assert!(good.into_iter().all(is_filter));
+        assert!(
+            !["inof", "ticketboss", "info,warning", "a=loud", "a=b=c"].into_iter().any(is_filter)
+        );
+    }
 
     #[test]
     fn a_line_is_an_object_whatever_the_message_is() {

@@ -66,6 +66,11 @@ impl Metrics {
         for kind in ChangeKind::ALL {
             drop(self.changes.get_or_create(&ChangeLabels { r#type: kind.as_str() }));
         }
+        for command in ["reserve", "confirm", "extend", "shrink", "cancel", "change_event"] {
+            for outcome in ["done", "overloaded", "database_unavailable", "outcome_unknown"] {
+                drop(self.commands.get_or_create(&CommandLabels { command, outcome }));
+            }
+        }
         for settled in ["committed", "not_committed", "refused", "not_in_time"] {
             drop(self.unknown_outcomes.get_or_create(&SettledLabels { settled }));
         }
@@ -113,7 +118,7 @@ impl Metrics {
         );
         registry.register(
             "events_with_due_holds",
-            "Events with holds past their time, at the sweeper's last look (100 at most)",
+            "Events with holds past their time that the sweeper has not got to (100 at most)",
             self.events_with_due_holds.clone(),
         );
         registry.register_with_unit(

@@ -186,6 +186,9 @@ pub async fn list_changes(
     };
     let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
     let Versions { versions, latest } = found.ok_or_else(Problem::event_not_found)?;
+    if after > latest {
+        return Err(Problem::not_had("after", latest));
+    }
     let items = versions.iter().map(VersionBody::from).collect();
     Ok(HttpResponse::Ok().json(PageBody { items, latest_version: latest }))
 }

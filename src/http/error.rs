@@ -102,6 +102,11 @@ impl Problem {
         Self::wrong("salesCloseAt", "must be after salesOpenAt")
     }
 
+    /// A mirror that goes on from there would miss what comes.
+    pub fn not_had(field: &str, latest: i64) -> Self {
+        Self::wrong(field, format!("must be a version that the event has had: it is at {latest}"))
+    }
+
     pub fn internal() -> Self {
         Self::new(Code::Internal, "A defect of this service; nothing happened")
     }

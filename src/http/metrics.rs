@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use time::OffsetDateTime;
 
 use super::App;
 use super::openapi::problems;
@@ -30,6 +31,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     internal_errors: Counter,
+    pub ready: Gauge,
     pub streams: StreamMetrics,
 }
 
@@ -76,6 +78,12 @@ impl Metrics {
             "Requests that met a defect, answered 500",
             internal_errors.clone(),
         );
+        let ready = Gauge::default();
+        ready.set(1);
+        registry.register("ready", "What /ready said last: 1 for yes, 0 for no", ready.clone());
+        let started: Gauge = Gauge::default();
+        started.set(OffsetDateTime::now_utc().unix_timestamp());
+        registry.register_with_unit("start_time", "When it was started", Unit::Seconds, started);
         let streams = StreamMetrics::default();
         registry.register("streams", "Event streams that are open", streams.open.clone());
         registry.register_with_unit(
@@ -89,7 +97,7 @@ impl Metrics {
             "Event streams that were ended because they did not keep up",
             streams.dropped.clone(),
         );
-        Self { registry, requests, request_seconds, internal_errors, streams }
+        Self { registry, requests, request_seconds, internal_errors, ready, streams }
     }
 
     /// A request was answered.

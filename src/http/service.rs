@@ -28,7 +28,7 @@ pub struct Readiness {
     found: Mutex<Option<(Instant, Found)>>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Ready,
     SchemaTooOld,
@@ -62,6 +62,12 @@ pub async fn read_health() -> HttpResponse {
 )]
 #[get("/ready")]
 pub async fn read_ready(app: Data<App>) -> Result<HttpResponse, Problem> {
+    let answer = ready_or_not(&app).await;
+    app.metrics.ready.set(answer.is_ok().into());
+    answer
+}
+
+async fn ready_or_not(app: &App) -> Result<HttpResponse, Problem> {
     if app.readiness.draining.is_cancelled() {
         return Err(Problem::draining());
     }
@@ -91,12 +97,19 @@ impl App {
         let store = Arc::clone(&self.store);
         let asking = async move { store.is_current(Instant::now() + READY_MAX).await };
         match rt::spawn(asking).await.map_err(|_panic| Problem::internal())? {
-            Ok(true) => Ok(Found::Ready),
+            Ok(true) => {
+                if before.is_some_and(|before| before != Found::Ready) {
+                    log::info!("ready again");
+                }
+                Ok(Found::Ready)
+            }
             Ok(false) => Ok(Found::SchemaTooOld),
             // Busy is not away: whoever is sent elsewhere makes others busier.
             Err(Unavailable::Busy) => Ok(before.unwrap_or(Found::Ready)),
             Err(failure) => {
-                log::warn!("not ready: {}", crate::chain(&failure));
+                if before != Some(Found::Away) {
+                    log::warn!("not ready: {}", crate::chain(&failure));
+                }
                 Ok(Found::Away)
             }
         }

@@ -196,8 +196,10 @@ async fn read(
 /// it comes back), or `after`, or else with what happens from now on.
 ///
 /// Where nothing changes, a comment comes every 15 seconds. A stream that does not keep up is ended
-/// with an event `behind`, whose `data` names the place in the feed to go on from; the event's
-/// `retry` says when a stream is worth another try. Streams end when the server stops.
+/// with an event `behind`, as in `data: {"after":7,"changes":"/events/e/changes?after=7"}`: the place
+/// in the feed to go on from; its `retry` says when a stream is worth another try. Streams end when
+/// the server stops. The first event has an `id` and no `data`: where a stream that is cut off comes
+/// back to.
 #[utoipa::path(
     tag = "changes",
     params(
@@ -228,9 +230,7 @@ pub async fn stream_changes(
     let latest = app.find_event(&event_id).await?.version;
     let position = last_event_id.or(after).unwrap_or(latest);
     if position > latest {
-        // A mirror that goes on from there would miss what comes.
-        let detail = format!("must be a version that the event has had: it is at {latest}");
-        return Err(Problem::wrong(named, detail));
+        return Err(Problem::not_had(named, latest));
     }
     let mut response = HttpResponse::Ok();
     response
@@ -254,7 +254,8 @@ pub async fn stream_changes(
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 fn last_event_id(request: &HttpRequest) -> Result<Option<i64>, Problem> {
-    let Some(given) = request.headers().get(LAST_EVENT_ID) else { return Ok(None) };
+    let given = request.headers().get(LAST_EVENT_ID).filter(|given| !given.is_empty());
+    let Some(given) = given else { return Ok(None) };
     let given = given.to_str().ok().and_then(version);
     given.map(Some).ok_or_else(|| Problem::wrong(LAST_EVENT_ID, VERSION_MUST_BE))
 }

@@ -227,7 +227,9 @@ async fn what_cannot_be_asked_of_the_journal_is_said() {
         assert!(answer["detail"].as_str().expect("a text").contains("it is at 0"), "{answer}");
         let head = app.send(Method::HEAD, &stream, &[], None).await;
         assert_eq!(head.header("content-type"), Some("text/event-stream"));
-        let empty = app.get(&format!("/events/{}/changes?after=7", DEFAULT_EVENT)).await.json();
+        let ahead = app.get(&format!("/events/{DEFAULT_EVENT}/changes?after=1")).await;
+        ahead.problem(400, "validation_failed");
+        let empty = app.get(&format!("/events/{}/changes?after=0", DEFAULT_EVENT)).await.json();
         assert_eq!(empty, json!({"items": [], "latestVersion": 0}));
     })
     .await;

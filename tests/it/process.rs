@@ -171,6 +171,7 @@ async fn bad_settings_stop_the_start_with_one_line() {
         ("DRAIN_DELAY_MS", "1h", "a whole number from 0 to 300000"),
         ("STREAM_BYTES_PER_S_MAX", "0", "a whole number from 1000000 to 10000000000"),
         ("LOG_FORMAT", "xml", "text or json"),
+        ("RUST_LOG", "inof", "error, warn, info, debug"),
         ("RUST_LOG", "info=b=c", "error, warn, info, debug"),
         ("MIGRATE_ON_START", "maybe", "true or false"),
         ("DEFAULT_EVENT_ID", "Node Meetup", "1 to 64 lower-case letters, digits"),

@@ -17,7 +17,8 @@ fn session() -> Vec<(String, String)> {
     let mut steps = Vec::new();
     for step in sections.iter().flat_map(|section| section.split("```sh\n").skip(1)) {
         let (command, rest) = step.split_once("```\n").expect("an end");
-        let answer = rest.strip_prefix("```json\n").expect("an answer right below");
+        let answer = ["```json\n", "```text\n"].iter().find_map(|fence| rest.strip_prefix(fence));
+        let answer = answer.expect("an answer right below");
         let (answer, _) = answer.split_once("```").expect("an end");
         steps.push((command.to_owned(), answer.trim().to_owned()));
     }
@@ -46,7 +47,7 @@ async fn the_sessions_work_as_pasted() {
     with_app(async |app| {
         const END_OF_STEP: &str = "--- end of step ---";
         let steps = session();
-        assert_eq!(steps.len(), 11);
+        assert_eq!(steps.len(), 12);
         let mut script = String::new();
         for (command, _) in &steps {
             script += &command.replace("http://127.0.0.1:5000", &app.base);

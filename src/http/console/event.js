@@ -62,11 +62,14 @@ class Page {
   /** Of a page that nobody sees the connection is of more use to another one. */
   followWhileSeen() {
     let leave = null;
+    let wasSeen = false;
     const look = () => {
       if (document.hidden || this.stop.aborted) {
         leave?.();
         leave = null;
       } else {
+        if (wasSeen) this.told("gap");
+        wasSeen = true;
         leave ??= follow(this.id, (stop) => this.begin(stop), (...told) => this.told(...told));
       }
     };

@@ -191,3 +191,75 @@ impl Consumer {
         .into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+    use tokio::runtime::Handle;
+    use tokio::sync::Semaphore;
+    use tokio::time::advance;
+
+    use super::super::Streams;
+    use super::super::tail::RECENT_MAX;
+    use super::super::tail::tests::versions;
+    use super::*;
+    use crate::batching::LatestVersions;
+    use crate::http::Metrics;
+    use crate::store::{ConnectionLimits, PostgresStore};
+
+    /// Streams over a database that is not there: what follows needs none.
+    fn streams() -> Streams {
+        let options = "postgres://nobody@127.0.0.1:1/none".parse().expect("a URL");
+        let limits = ConnectionLimits { writes: 1, reads: 1 };
+        let time = Duration::from_secs(1);
+        let store = Arc::new(PostgresStore::new(options, limits, time, Handle::current()));
+        let metrics = Metrics::new(Registry::default()).streams;
+        let reads = Arc::new(Semaphore::new(1));
+        let latest = LatestVersions::default();
+        Streams::new(store, latest, Handle::current(), time, 1_000_000, metrics, reads)
+    }
+
+    fn open(streams: &Streams) -> Consumer {
+        streams.open(&EventId::parse("e").expect("a slug"), 0, 0).expect("a place")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_comment_comes_where_nothing_changes() {
+        let streams = streams();
+        let mut consumer = open(&streams);
+        assert_eq!(consumer.next().await.as_deref(), Some(&b"retry: 1000\nid: 0\n\n"[..]));
+        for _ in 0..3 {
+            let before = Instant::now();
+            assert_eq!(consumer.next().await.as_deref(), Some(&b":\n\n"[..]));
+            assert_eq!(before.elapsed(), HEARTBEAT);
+        }
+        streams.stop();
+        assert_eq!(consumer.next().await, None);
+    }
+
+    /// Nobody asks for the next part of a stream whose client does not read.
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_dropped_and_harms_nobody() {
+        let streams = streams();
+        let (mut slow, mut other) = (open(&streams), open(&streams));
+        let tail = Arc::clone(&slow.tail);
+        tail.publish(&versions(1..=1, 1));
+        for consumer in [&mut slow, &mut other] {
+            consumer.next().await.expect("where it begins");
+            consumer.next().await.expect("the first version");
+            assert_eq!(consumer.position, 1);
+        }
+        tail.publish(&versions(2..=2, 1));
+        other.next().await.expect("the second version");
+        advance(RECENT_MAX + Duration::from_millis(1)).await;
+        tail.publish(&versions(3..=3, 1));
+        other.next().await.expect("the third version");
+        assert_eq!(other.position, 3);
+        let last = slow.next().await.expect("its last words");
+        let last = std::str::from_utf8(&last).expect("text");
+        assert!(last.starts_with("event: behind\nretry: "), "{last}");
+        let hint = "data: {\"after\":1,\"changes\":\"/events/e/changes?after=1\"}\n\n";
+        assert!(last.ends_with(hint), "{last}");
+        assert_eq!(slow.next().await, None);
+    }
+}

@@ -156,7 +156,7 @@ pub fn event(version: &Version, text: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use tokio::time::advance;
 
     use super::*;

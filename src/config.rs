@@ -30,7 +30,7 @@ WORKERS                   (cores)          threads that serve HTTP
 DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180
 REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
-STREAM_BYTES_PER_S_MAX    64000000         what all event streams send together, 1000000 or more
+STREAM_BYTES_PER_S_MAX    32000000         what all event streams send together, 1000000 or more
 DRAIN_DELAY_MS            0                how long /ready says no before a SIGTERM stops anything
 RUST_LOG                  (what matters)   what to log: error, warn, info, debug, or module=level;
                                            info has a line for each request, too
@@ -123,7 +123,7 @@ impl Config {
             drain_delay: Duration::from_millis(settings.number("DRAIN_DELAY_MS", 0, 0, 300_000)?),
             stream_bytes_per_s_max: settings.number(
                 "STREAM_BYTES_PER_S_MAX",
-                64_000_000,
+                32_000_000,
                 1_000_000,
                 10_000_000_000,
             )?,

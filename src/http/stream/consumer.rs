@@ -27,8 +27,8 @@ const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// When a client is to come back: after the end of a stream, and after it was dropped.
 const RETRY_MS: u64 = 1_000;
-const BEHIND_RETRY_MS: u64 = 2_000;
-const BEHIND_RETRY_SPREAD_MS: u64 = 6_000;
+const BEHIND_RETRY_MS: u64 = 5_000;
+const BEHIND_RETRY_SPREAD_MS: u64 = 10_000;
 
 /// One stream.
 pub struct Consumer {

@@ -297,6 +297,7 @@ async fn nobody_is_shut_out() {
             browser.go(&format!("{}{EVENT}", app.base)).await;
             browser.until_says("table", "abc-corp").await;
             browser.until_says("main", "Half below").await;
+            browser.until_says("#connection", "Live").await;
             app.reserve(1).await.made();
             browser.until_says(".log", "abc-corp reserved 1").await;
             examine(&format!("an event, {scheme}")).await;

@@ -103,7 +103,12 @@ impl App {
                 }
                 Ok(Found::Ready)
             }
-            Ok(false) => Ok(Found::SchemaTooOld),
+            Ok(false) => {
+                if before != Some(Found::SchemaTooOld) {
+                    log::warn!("not ready: the database lacks a migration of this version");
+                }
+                Ok(Found::SchemaTooOld)
+            }
             // Busy is not away: whoever is sent elsewhere makes others busier.
             Err(Unavailable::Busy) => Ok(before.unwrap_or(Found::Ready)),
             Err(failure) => {

@@ -320,7 +320,7 @@ async fn who_comes_back_sees_every_version_once() {
     database.audit().await;
 }
 
-/// All streams together may send half a megabyte at once here, and each as little as 2 kB.
+/// All streams together may send half a megabyte at once here, and each little more of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_falls_behind_is_told_where_to_go_on() {
     with_settings(&[("STREAM_BYTES_PER_S_MAX", "1000000")], async |app| {

@@ -43,7 +43,7 @@ export function showConnection(state, words) {
 }
 
 /** What went wrong, in the service's own words. */
-export function problemBox(problem, again) {
+export function problemBox(problem) {
   const fields = problem.errors ?? [];
   return element(
     "div",
@@ -53,7 +53,6 @@ export function problemBox(problem, again) {
       ? element("ul", {}, fields.map(({ field, detail }) => element("li", {}, `${field} ${detail}`)))
       : element("p", {}, problem.detail),
     problem.requestId && element("p", { class: "small" }, `Request ${problem.requestId}`),
-    again && element("p", {}, element("button", { type: "button", onclick: again }, "Try again")),
   );
 }
 

@@ -23,7 +23,7 @@ const PAST_PART: f64 = 1.0 / 16.0;
 pub struct Share(Bucket);
 
 /// How long a share that is not used adds up: a large version must fit in.
-const SHARE_MAX_S: f64 = 8.0;
+const SHARE_MAX_S: f64 = 16.0;
 
 impl Budget {
     pub fn new(bytes_per_second_max: u64) -> Self {

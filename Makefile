@@ -32,7 +32,7 @@ schemathesis: set-up ## Try the API with what its OpenAPI document allows and fo
 bench: set-up ## Measure everything, and write it into docs/performance.md; 15 minutes
 	cargo bench --locked --bench hot_event -- --write
 
-bench-quick: set-up ## Measure the most important things, and only print them; 3 minutes
+bench-quick: set-up ## Measure the most important things, and only print them; 4 minutes
 	cargo bench --locked --bench hot_event -- --quick
 
 lint: set-up ## Clippy with warnings denied, and the licences and sources of all dependencies

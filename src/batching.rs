@@ -23,7 +23,6 @@ use crate::domain::{Acceptance, Command, EventId, Refusal, ReservationId};
 use crate::store::Store;
 
 mod batcher;
-mod clock;
 mod metrics;
 mod settle;
 mod summaries;

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +17,11 @@ use crate::domain::{EventId, EventName, NewEvent, SeatCount, TotalSeats};
 pub const SETTINGS: &str = "\
 HOST                      127.0.0.1        address to listen on
 PORT                      5000             port to listen on; 0 takes a free one
+ACCESS_CONTROL            off              keys: callers need a key (see `ticketboss key`); off has
+                                           to be said where HOST is not this machine alone
+PARTNER_REQUESTS_PER_S    1000             what a partner may send to this server, with access control
+PARTNER_REQUESTS_BURST    2000             and at once, after it has sent nothing for a while
+PARTNER_HOLDS_MAX         1000             open holds of a partner on one event, with access control
 DATABASE_URL              (none)           postgres://...; without it, a private PostgreSQL runs
 DATA_DIR                  (by user)        where the private PostgreSQL lives: as root
                                            /var/lib/ticketboss, else $XDG_DATA_HOME/ticketboss
@@ -40,6 +45,12 @@ LOG_FORMAT                text             text, or json: an object on each line
 pub struct Config {
     /// Where to listen: what HOST stands for, with PORT.
     pub addresses: Vec<SocketAddr>,
+    pub access_control: AccessControl,
+    /// Of one partner, with access control.
+    pub partner_requests_per_s: NonZeroU32,
+    pub partner_requests_burst: NonZeroU32,
+    /// Open holds on one event.
+    pub partner_holds_max: u32,
     pub database: Database,
     pub migrate_on_start: bool,
     /// Made on the first start, never touched on a later one.
@@ -52,6 +63,13 @@ pub struct Config {
     pub drain_delay: Duration,
     /// Of all streams together.
     pub stream_bytes_per_s_max: u64,
+}
+
+/// Whether callers need a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessControl {
+    Off,
+    Keys,
 }
 
 /// How lines of the log are written.
@@ -106,8 +124,13 @@ impl Config {
     /// Reads settings by name. An empty one counts as not given.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
         let settings = Settings(lookup);
+        let addresses = settings.addresses()?;
         Ok(Self {
-            addresses: settings.addresses()?,
+            access_control: settings.access_control(&addresses)?,
+            addresses,
+            partner_requests_per_s: settings.requests("PARTNER_REQUESTS_PER_S", 1000)?,
+            partner_requests_burst: settings.requests("PARTNER_REQUESTS_BURST", 2000)?,
+            partner_holds_max: settings.number("PARTNER_HOLDS_MAX", 1000, 1, 10_000)?,
             database: settings.database()?,
             migrate_on_start: settings.flag("MIGRATE_ON_START", true)?,
             default_event: settings.default_event()?,
@@ -171,6 +194,31 @@ impl Settings<'_> {
             Err(_) => {
                 let allowed = "an address or a name of this machine".into();
                 Err(BadSetting { name: "HOST", value, allowed })
+            }
+        }
+    }
+
+    fn requests(&self, name: &'static str, default: u32) -> Result<NonZeroU32, BadSetting> {
+        let number = self.number(name, default, 1, 1_000_000)?;
+        Ok(NonZeroU32::new(number).expect("it was checked to be 1 or more"))
+    }
+
+    /// Off by itself only where nobody else can call.
+    fn access_control(&self, addresses: &[SocketAddr]) -> Result<AccessControl, BadSetting> {
+        let name = "ACCESS_CONTROL";
+        match self.text(name).as_deref() {
+            Some("keys") => Ok(AccessControl::Keys),
+            Some("off") => Ok(AccessControl::Off),
+            None if addresses.iter().all(|address| address.ip().is_loopback()) => {
+                Ok(AccessControl::Off)
+            }
+            given => {
+                let value = given.unwrap_or_default().into();
+                let allowed =
+                    "keys or off, and one of them has to be said where HOST is more than \
+                               this machine"
+                        .into();
+                Err(BadSetting { name, value, allowed })
             }
         }
     }
@@ -241,6 +289,7 @@ impl Settings<'_> {
             name: event_name,
             total_seats: TotalSeats::new(seats).expect("it was checked to be in range"),
             seats_per_reservation_max: SeatCount::DEFAULT_MAX,
+            seats_per_partner_max: None,
             sales_open_at: None,
             sales_close_at: None,
         })

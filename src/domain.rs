@@ -10,19 +10,27 @@ mod command;
 mod decide;
 mod decision;
 mod event;
+mod key;
 mod named;
 mod reservation;
 
 pub use command::{
     Action, Alter, ChangeEvent, Command, HoldTime, IdempotencyKey, Item, KeyedRequest,
-    Precondition, Reference, Reserve,
+    PartnerLimits, Precondition, Reference, Reserve,
 };
 pub use decide::decide;
 pub use decision::{Acceptance, Change, Decision, Refusal, Verdict};
 pub use event::{Event, EventChange, EventId, EventName, EventStatus, NewEvent, TotalSeats};
-pub use named::{DUE_HOLDS_MAX, Named};
+pub use key::{Caller, Key, KeyId, KeyName, NewKey, Scope, SecretHash};
+pub use named::{DUE_HOLDS_MAX, Named, Usage};
 pub use reservation::{ChangeKind, PartnerId, Reservation, ReservationId, SeatCount, Status};
 
 /// A moment, to the microsecond, in UTC. The database stores no more than that, so that what is
 /// answered is what is found later.
 pub type Timestamp = time::OffsetDateTime;
+
+/// Whether a text has no control character in it (NUL among them, which PostgreSQL could not
+/// store), and so many characters at most: Unicode scalar values, not bytes.
+fn is_line(text: &str, length_max: usize) -> bool {
+    text.chars().count() <= length_max && !text.chars().any(char::is_control)
+}

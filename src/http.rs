@@ -25,26 +25,32 @@ use crate::domain::{Acceptance, Command, EventId, Timestamp};
 use crate::logging::REQUESTS;
 use crate::store::PostgresStore;
 
+mod access;
 mod body;
 mod changes;
 mod console;
 mod error;
 mod events;
 mod headers;
+mod keys;
 mod metrics;
 mod openapi;
 mod problem;
 mod query;
+mod rates;
 mod reservations;
 mod service;
 mod stream;
 mod unread;
 
 use problem::{Code, Problem};
+use rates::Allowance;
 use reservations::{list, one};
 use unread::KeptBody;
 
+pub use access::{Access, Guard};
 pub use metrics::{Metrics, PREFIX, StreamMetrics};
+pub use rates::Rates;
 pub use service::Readiness;
 pub use stream::Streams;
 
@@ -61,6 +67,7 @@ pub struct App {
     pub streams: Streams,
     pub metrics: Metrics,
     pub readiness: Readiness,
+    pub access: Access,
 }
 
 impl App {
@@ -159,12 +166,16 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(events::list_events)
         .service(events::make_event)
         .service(events::change_event)
+        .service(keys::make_key)
+        .service(keys::list_keys)
+        .service(keys::revoke_key)
         .service(service::read_health)
         .service(service::read_ready)
         .service(metrics::read_metrics)
         .service(openapi::read_openapi)
         .service(service::read_problem)
         .split_for_parts();
+    openapi::add_access(&mut document);
     openapi::add_request_ids(&mut document);
     openapi::close_bodies(&mut document);
     (application, document)
@@ -263,6 +274,10 @@ async fn finish(
     );
     if let Some(body) = body {
         answered = body.keep_for(answered);
+    }
+    let allowance = answered.request().extensions().get::<Allowance>().copied();
+    if let Some(allowance) = allowance {
+        allowance.write(answered.headers_mut());
     }
     let id = HeaderValue::from_str(&id).expect("an id is visible ASCII");
     answered.headers_mut().insert(X_REQUEST_ID, id);

@@ -10,6 +10,8 @@ pub mod store;
 
 pub mod batching;
 
+pub mod access;
+
 pub mod http;
 
 pub mod verify;

@@ -8,9 +8,11 @@ use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ticketboss::config::{Config, Database, LogFormat, SETTINGS};
+use ticketboss::domain::{Key, KeyId, KeyName, PartnerId, Scope};
 use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
-use ticketboss::server::{self, ServeError, migrate, serve};
+use ticketboss::server::{self, ServeError, keys, migrate, serve};
 use ticketboss::{chain, http, logging};
+use time::OffsetDateTime;
 use tokio::process::Command as Process;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -50,6 +52,12 @@ enum Command {
                             be read; 2 a setting or the installation has to be put right."
     )]
     Verify,
+    /// Make, list and revoke keys, for a service with access control (ACCESS_CONTROL=keys)
+    ///
+    /// The first operator's key is made here; operators can do the same over the API. Works beside a
+    /// service that runs, which takes a new key at once and a revoked one for a few seconds more.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Print the OpenAPI 3.1 document of the API, and exit
     Openapi,
     /// Run a command with a throwaway PostgreSQL
@@ -61,6 +69,46 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key, and print it: this once, and never again
+    Create {
+        /// What it is good for: `partner` (books for one partner), `read` (sees everything),
+        /// `operator` (sees and changes everything)
+        #[arg(long, value_parser = Scope::WORDS)]
+        scope: String,
+        /// Whose reservations a key with the scope `partner` is for
+        #[arg(long, required_if_eq("scope", "partner"), value_parser = partner_id)]
+        partner: Option<PartnerId>,
+        /// What people call it
+        #[arg(long, value_parser = key_name)]
+        name: KeyName,
+        /// After how many days it stops working by itself; never, without this
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: Option<u32>,
+    },
+    /// List all keys, without their secrets
+    List,
+    /// Revoke a key, for ever
+    Revoke {
+        /// The part between `tb_` and the secret, as `key list` shows it
+        #[arg(value_parser = key_id)]
+        id: KeyId,
+    },
+}
+
+fn partner_id(text: &str) -> Result<PartnerId, &'static str> {
+    PartnerId::parse(text).ok_or("1 to 128 characters, not blank and without control characters")
+}
+
+fn key_name(text: &str) -> Result<KeyName, &'static str> {
+    KeyName::parse(text).ok_or("1 to 128 characters, not blank and without control characters")
+}
+
+fn key_id(text: &str) -> Result<KeyId, &'static str> {
+    KeyId::parse(text).ok_or("16 digits and letters from a to f")
 }
 
 fn after_help() -> String {
@@ -116,6 +164,7 @@ async fn run(command: Command) -> ExitCode {
         Command::Serve => with_config(async |config| serve(&config).await).await,
         Command::Migrate => with_config(async |config| migrate(&config).await).await,
         Command::Verify => verify_data().await,
+        Command::Key(command) => key(command).await,
         Command::Openapi => print_openapi(),
         Command::Postgres { command } => postgres(command).await,
     }
@@ -132,6 +181,54 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -
         Err(failure @ ServeError::NoDatabase { .. }) => complain(EXIT_SETUP, &chain(&failure)),
         Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
     }
+}
+
+async fn key(command: KeyCommand) -> ExitCode {
+    match command {
+        KeyCommand::Create { scope, partner, name, days } => {
+            let Some(scope) = Scope::of(&scope, partner) else {
+                return complain(EXIT_SETUP, "--partner is for --scope partner alone");
+            };
+            let days = days.map(|days| time::Duration::days(days.into()));
+            let expires_at = days.map(|days| OffsetDateTime::now_utc() + days);
+            with_config(async |config| {
+                let (made, text) = keys::make(&config, name, scope, expires_at).await?;
+                eprintln!("ticketboss: key {} is made, and shown this once:", made.id);
+                drop(writeln!(std::io::stdout(), "{text}"));
+                Ok(())
+            })
+            .await
+        }
+        KeyCommand::List => {
+            // A reader that has seen enough is none of our business.
+            let say = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
+            say(columns(["ID", "SCOPE", "CREATED", "LAST USED", "ENDS", "NAME"]));
+            with_config(async |config| keys::list(&config, |key| say(line(key))).await).await
+        }
+        KeyCommand::Revoke { id } => {
+            with_config(async |config| keys::revoke(&config, id).await).await
+        }
+    }
+}
+
+/// A key in the list.
+fn line(key: &Key) -> String {
+    let day = |at: OffsetDateTime| at.date().to_string();
+    let ends = match (key.revoked_at, key.expires_at) {
+        (Some(_), _) => "revoked".into(),
+        (None, Some(end)) => day(end),
+        (None, None) => "never".into(),
+    };
+    let used = key.last_used_at.map_or("never".into(), day);
+    let name = match &key.scope {
+        Scope::Partner(partner) => format!("{} ({})", key.name.as_str(), partner.as_str()),
+        Scope::Read | Scope::Operator => key.name.as_str().into(),
+    };
+    columns([key.id.as_str(), key.scope.as_str(), &day(key.created_at), &used, &ends, &name])
+}
+
+fn columns([id, scope, created, used, ends, name]: [&str; 6]) -> String {
+    format!("{id:16}  {scope:8}  {created:10}  {used:10}  {ends:10}  {name}")
 }
 
 async fn verify_data() -> ExitCode {

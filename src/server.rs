@@ -24,15 +24,18 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::access::KeyRing;
 use crate::batching::{self, Batching, Settings, Summaries};
-use crate::config::{Config, Database};
-use crate::http::{self, App, Metrics, Readiness, Streams};
+use crate::config::{AccessControl, Config, Database};
+use crate::domain::{KeyId, PartnerLimits};
+use crate::http::{self, Access, App, Guard, Metrics, Rates, Readiness, Streams};
 use crate::postgres::{self, LaunchError, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
 use crate::verify::{self, Report, VerifyError};
 
 mod database;
+pub mod keys;
 
 use database::wait_for_database;
 
@@ -66,6 +69,12 @@ pub enum ServeError {
     Verify(#[from] VerifyError),
     #[error("there is no database in DATA_DIR {}; set DATA_DIR or DATABASE_URL", data_dir.display())]
     NoDatabase { data_dir: PathBuf },
+    #[error("the keys could not be read or written")]
+    Keys(#[source] Unavailable),
+    #[error("there is no key with the id {id}")]
+    NoSuchKey { id: KeyId },
+    #[error("no random numbers can be had")]
+    Random(#[source] getrandom::Error),
     #[error("the default event could not be made")]
     DefaultEvent(#[source] Unavailable),
     #[error("cannot listen on {addresses:?}")]
@@ -165,27 +174,56 @@ pub async fn migrate(config: &Config) -> Result<(), ServeError> {
 /// Checks the data, and tells each problem as it is found. Reads only; beside a service that runs,
 /// in its private PostgreSQL, too.
 pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, ServeError> {
-    if let Database::Private { data_dir, .. } = &config.database {
-        if !postgres::is_made(data_dir) {
-            return Err(ServeError::NoDatabase { data_dir: data_dir.clone() });
-        }
-        if let Some(url) = postgres::url_in_use(data_dir)? {
-            // A service that is just starting has not written it yet.
-            let options = url.parse().map_err(VerifyError::Connect)?;
-            return Ok(verify::verify(&options, tell).await?);
-        }
+    if let Database::Private { data_dir, .. } = &config.database
+        && !postgres::is_made(data_dir)
+    {
+        return Err(ServeError::NoDatabase { data_dir: data_dir.clone() });
     }
-    let stop = Signals::watch()?.stop;
     let mut report = Report::default();
-    with_database(config, &stop, async |database| {
-        tokio::select! {
-            verified = verify::verify(&database.options, tell) => report = verified?,
-            () = stop.cancelled() => return Err(ServeError::Stopped),
-        }
+    beside(config, async |at| {
+        report = verify::verify(at.options(), tell).await?;
         Ok(())
     })
     .await?;
     Ok(report)
+}
+
+/// The database of a command: its own, or that of a service which runs already.
+enum At<'a> {
+    Own(&'a OpenDatabase),
+    Running(PgConnectOptions),
+}
+
+impl At<'_> {
+    fn options(&self) -> &PgConnectOptions {
+        match self {
+            Self::Own(database) => &database.options,
+            Self::Running(options) => options,
+        }
+    }
+}
+
+/// Works with the database until it is done, or told to stop; beside a service that runs, in its
+/// private PostgreSQL, too.
+async fn beside(
+    config: &Config,
+    work: impl AsyncFnOnce(At<'_>) -> Result<(), ServeError>,
+) -> Result<(), ServeError> {
+    if let Database::Private { data_dir, .. } = &config.database
+        && postgres::is_made(data_dir)
+        && let Some(url) = postgres::url_in_use(data_dir)?
+    {
+        // A service that is just starting has not written it yet.
+        return work(At::Running(url.parse().map_err(VerifyError::Connect)?)).await;
+    }
+    let stop = Signals::watch()?.stop;
+    with_database(config, &stop, async |database| {
+        tokio::select! {
+            worked = work(At::Own(database)) => worked,
+            () = stop.cancelled() => Err(ServeError::Stopped),
+        }
+    })
+    .await
 }
 
 /// Opens the database, works with it, and closes it, whatever happens between.
@@ -216,8 +254,8 @@ pub struct Server {
     batching: Batching<PostgresStore>,
     streams: Streams,
     draining: CancellationToken,
-    /// The sweeper, and the look for what other replicas do.
-    chores: [JoinHandle<()>; 2],
+    /// The sweeper, and the looks for what other replicas do, and for keys.
+    chores: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -232,10 +270,10 @@ impl Server {
         } else {
             wait_for_database(|| schema::check(&database.options)).await?;
         }
-        let app = app(config, &database.options);
+        let app = app(config, &database.options).await?;
         let event = &config.default_event;
         let until = Instant::now() + config.request_timeout;
-        let made = app.store.make_event(event, Uuid::new_v4(), until).await;
+        let made = app.store.make_event(event, Uuid::new_v4(), None, until).await;
         made.map_err(ServeError::DefaultEvent)?;
 
         let (batching, streams) = (app.batching.clone(), app.streams.clone());
@@ -244,7 +282,10 @@ impl Server {
         let sweeping = batching::sweep(Arc::clone(store), batching.clone(), timeout);
         let versions = batching.latest_versions().clone();
         let looking = batching::look_for_versions(Arc::clone(store), versions, timeout);
-        let chores = [tokio::spawn(sweeping), tokio::spawn(looking)];
+        let mut chores = vec![tokio::spawn(sweeping), tokio::spawn(looking)];
+        if let Access::Keys(guard) = &app.access {
+            chores.push(tokio::spawn(guard.ring.clone().keep()));
+        }
         let app = Data::new(app);
         let mut server = HttpServer::new(move || http::application(app.clone()))
             .workers(config.workers)
@@ -301,7 +342,7 @@ impl Server {
     }
 }
 
-fn app(config: &Config, options: &PgConnectOptions) -> App {
+async fn app(config: &Config, options: &PgConnectOptions) -> Result<App, ServeError> {
     let runtime = Handle::current();
     let request_timeout = config.request_timeout;
     let reads = (config.database_connections_max / 4).max(1);
@@ -315,7 +356,18 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
     batching.register(&mut registry);
     let metrics = Metrics::new(registry);
     let large_reads = Arc::new(Semaphore::new((reads / 2).max(1)));
-    App {
+    let access = match config.access_control {
+        AccessControl::Off => Access::Off,
+        AccessControl::Keys => {
+            let ring = KeyRing::open(Arc::clone(&store), runtime.clone()).await;
+            let Config { partner_requests_per_s, partner_requests_burst, .. } = *config;
+            let rates = Rates::new(partner_requests_per_s, partner_requests_burst);
+            let limits = PartnerLimits { open_holds_max: config.partner_holds_max };
+            Access::Keys(Guard { ring: ring.map_err(ServeError::Keys)?, rates, limits })
+        }
+    };
+    Ok(App {
+        access,
         streams: Streams::new(
             Arc::clone(&store),
             batching.latest_versions().clone(),
@@ -333,7 +385,7 @@ fn app(config: &Config, options: &PgConnectOptions) -> App {
         default_event: config.default_event.id.clone(),
         request_timeout,
         large_reads,
-    }
+    })
 }
 
 /// Requests to stop, by SIGTERM or SIGINT.

@@ -8,13 +8,15 @@ use std::future::Future;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::{Change, Command, Event, EventChange, EventId, Named, Timestamp};
+use crate::domain::{Change, Command, Event, EventChange, EventId, KeyId, Named, Timestamp};
 
 mod changes;
+mod clock;
 mod commit;
 mod connections;
 mod error;
 mod events;
+mod keys;
 mod listing;
 mod metrics;
 mod postgres;
@@ -24,7 +26,9 @@ mod snapshot;
 pub(crate) mod verify;
 
 pub use changes::{ReservationChanged, Version, Versions};
+pub use clock::DatabaseClock;
 pub use error::{CommitError, Unavailable};
+pub use keys::{KeysChanged, SecretKey};
 pub use listing::{Filter, Page, Position};
 pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 
@@ -92,6 +96,8 @@ pub struct Batch {
     pub at: Timestamp,
     pub changes: Vec<Change>,
     pub event_change: Option<EventChange>,
+    /// The key of the operator who changed the event.
+    pub event_changed_by: Option<KeyId>,
 }
 
 /// What became of a batch.

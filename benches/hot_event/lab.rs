@@ -248,6 +248,7 @@ fn batch(event_id: &EventId, base_version: i64, size: usize) -> Batch {
         kind: ChangeKind::Reserved,
         seats: 1,
         previous_version: None,
+        by: None,
         reservation: Reservation {
             id: ReservationId(Uuid::now_v7()),
             event_id: event_id.clone(),
@@ -272,6 +273,7 @@ fn batch(event_id: &EventId, base_version: i64, size: usize) -> Batch {
         at,
         changes: (0..size).map(booking).collect(),
         event_change: None,
+        event_changed_by: None,
     }
 }
 

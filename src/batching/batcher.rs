@@ -9,13 +9,12 @@ use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::clock::DatabaseClock;
 use super::settle::Settled;
 use super::{Queued, Rejection, Shared};
 use crate::domain::{
     Acceptance, Command, Decision, Event, EventId, Named, Refusal, Timestamp, Verdict, decide,
 };
-use crate::store::{Batch, Committed, Store, Unavailable};
+use crate::store::{Batch, Committed, DatabaseClock, Snapshot, Store, Unavailable};
 
 /// More rows in one statement gain nothing: past 128, the work per row dominates.
 const BATCH_ROWS_MAX: usize = 512;
@@ -56,11 +55,13 @@ pub(super) struct Batcher<S> {
 struct Remembered {
     event: Event,
     clock: DatabaseClock,
+    /// Only what partners have.
+    named: Named,
 }
 
 impl Remembered {
     /// The event after a commit.
-    fn after(mut event: Event, batch: &Batch, counters: &Committed) -> Self {
+    fn after(mut event: Event, named: Named, batch: &Batch, counters: &Committed) -> Self {
         if let Some(change) = &batch.event_change {
             change.apply(&mut event);
         }
@@ -68,7 +69,14 @@ impl Remembered {
         event.available_seats = counters.available_seats;
         event.held_seats = counters.held_seats;
         event.reservation_count = counters.reservation_count;
-        Self { event, clock: DatabaseClock::read(counters.now) }
+        let named = named.after(&batch.changes);
+        Self { event, clock: DatabaseClock::read(counters.now), named }
+    }
+
+    /// Whether it may be good enough for this.
+    fn knows(&self, command: &Command) -> bool {
+        let limited = command.limited_partner(&self.event);
+        limited.is_none_or(|partner_id| self.named.usage.contains_key(partner_id))
     }
 }
 
@@ -226,16 +234,18 @@ impl<S: Store> Batcher<S> {
             at: now,
             changes: decision.changes,
             event_change: decision.event_change,
+            event_changed_by: decision.event_changed_by,
         };
         self.sent_from = Some(batch.base_version);
         let settled = self.commit(&batch, until).await;
-        self.remembered = None;
+        let remembered = self.remembered.take();
         match settled {
             Settled::Committed(counters) => {
                 self.shared.latest_versions.reached(&self.event_id, batch.base_version + 1);
                 self.shared.metrics.committed(&batch.changes);
+                let named = remembered.map(|remembered| remembered.named).unwrap_or_default();
                 self.remembered =
-                    counters.map(|counters| Remembered::after(event, &batch, &counters));
+                    counters.map(|counters| Remembered::after(event, named, &batch, &counters));
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);
                 self.answer_verdicts(decision.verdicts);
             }
@@ -258,9 +268,12 @@ impl<S: Store> Batcher<S> {
     /// a refusal must be true now, and so must what an earlier commit did.
     async fn decide(&mut self, until: Instant) -> Result<Option<Decided>, Unavailable> {
         let commands: Vec<&Command> = self.in_hand.iter().map(|queued| &queued.command).collect();
-        if let Some(Remembered { event, clock }) = &self.remembered {
+        if let Some(remembered) = &self.remembered
+            && commands.iter().all(|command| remembered.knows(command))
+        {
+            let Remembered { event, clock, named } = remembered;
             let now = clock.now();
-            let decision = decide(event, &Named::default(), now, &commands);
+            let decision = decide(event, named, now, &commands);
             if !decision.verdicts.iter().any(Verdict::needs_a_read) {
                 return Ok(Some(Decided { event: event.clone(), now, decision }));
             }
@@ -268,9 +281,13 @@ impl<S: Store> Batcher<S> {
         let snapshot = self.shared.store.snapshot(&self.event_id, &commands, until).await?;
         let Some(snapshot) = snapshot else { return Ok(None) };
         let decision = decide(&snapshot.event, &snapshot.named, snapshot.now, &commands);
-        let clock = DatabaseClock::read(snapshot.now);
-        self.remembered = Some(Remembered { event: snapshot.event.clone(), clock });
-        Ok(Some(Decided { event: snapshot.event, now: snapshot.now, decision }))
+        let Snapshot { event, named, now } = snapshot;
+        let before = self.remembered.take();
+        let before = before.filter(|before| before.event.version == event.version);
+        let named = named.of_partners(before.map(|before| before.named));
+        let clock = DatabaseClock::read(now);
+        self.remembered = Some(Remembered { event: event.clone(), clock, named });
+        Ok(Some(Decided { event, now, decision }))
     }
 
     /// Answers a batch that writes nothing. A replay is an acknowledgement, and what it shows may

@@ -192,6 +192,9 @@ fn word_for(outcome: &Outcome) -> &'static str {
             Refusal::TooManySeats { .. }
             | Refusal::CannotGrow { .. }
             | Refusal::SalesWindowEmpty => "validation_failed",
+            Refusal::TooManyHolds { .. } | Refusal::TooManySeatsOfPartner { .. } => {
+                "partner_limit_exceeded"
+            }
             Refusal::ReservationNotFound => "reservation_not_found",
             Refusal::HoldExpired => "hold_expired",
             Refusal::ReservationNotActive { .. } => "reservation_not_active",

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{EventName, EventStatus, PartnerId, ReservationId, SeatCount, Timestamp, TotalSeats};
+use super::{
+    Caller, Event, EventName, EventStatus, PartnerId, ReservationId, SeatCount, Timestamp,
+    TotalSeats, is_line,
+};
 
 /// One request to change an event.
 #[derive(Clone, Debug)]
@@ -24,6 +27,24 @@ impl Command {
             Self::Reserve(reserve) => reserve.items.first().map(|item| item.id),
             Self::Alter(alter) => Some(alter.id),
             Self::ChangeEvent(_) | Self::Sweep => None,
+        }
+    }
+
+    /// Who asks for it.
+    pub fn caller(&self) -> &Caller {
+        match self {
+            Self::Reserve(Reserve { by, .. })
+            | Self::Alter(Alter { by, .. })
+            | Self::ChangeEvent(ChangeEvent { by, .. }) => by,
+            Self::Sweep => &Caller::Anybody,
+        }
+    }
+
+    /// The partner of whom it has to be known what it has already, to decide this.
+    pub fn limited_partner(&self, event: &Event) -> Option<&PartnerId> {
+        match self {
+            Self::Reserve(reserve) => reserve.limited_partner(event),
+            Self::Alter(_) | Self::ChangeEvent(_) | Self::Sweep => None,
         }
     }
 
@@ -59,6 +80,16 @@ pub struct Reserve {
     pub key: Option<IdempotencyKey>,
     /// On the version of the event.
     pub precondition: Precondition,
+    pub by: Caller,
+    /// What the partner may have; `None` where anyone can call himself anything.
+    pub limits: Option<PartnerLimits>,
+}
+
+/// What one partner may have of an event, whatever the event itself says beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartnerLimits {
+    /// Holds that have not ended.
+    pub open_holds_max: u32,
 }
 
 /// A reservation to make.
@@ -76,6 +107,17 @@ impl Reserve {
     /// In all items.
     pub fn seats(&self) -> i32 {
         self.items.iter().map(|item| item.seats.get()).sum()
+    }
+
+    /// The partner, if it has to be known what it has already.
+    pub fn limited_partner(&self, event: &Event) -> Option<&PartnerId> {
+        self.limits?;
+        let counts = event.seats_per_partner_max.is_some() || self.has_holds();
+        counts.then_some(&self.partner_id)
+    }
+
+    pub fn has_holds(&self) -> bool {
+        self.items.iter().any(|item| item.hold.is_some())
     }
 
     /// The key together with what was asked under it; `None` without a key.
@@ -111,6 +153,7 @@ pub struct Alter {
     pub action: Action,
     /// On the reservation's own version.
     pub precondition: Precondition,
+    pub by: Caller,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +180,7 @@ pub struct ChangeEvent {
     pub sales_close_at: Option<Option<Timestamp>>,
     /// On the version of the event.
     pub precondition: Precondition,
+    pub by: Caller,
 }
 
 impl ChangeEvent {
@@ -203,10 +247,7 @@ impl Reference {
 
     /// `None` if the text is empty, too long, or has a control character in it.
     pub fn parse(text: &str) -> Option<Self> {
-        let sane = !text.is_empty()
-            && text.chars().count() <= Self::LENGTH_MAX
-            && !text.chars().any(char::is_control);
-        sane.then(|| Self(text.into()))
+        (is_line(text, Self::LENGTH_MAX) && !text.is_empty()).then(|| Self(text.into()))
     }
 
     pub fn as_str(&self) -> &str {

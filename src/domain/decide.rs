@@ -9,17 +9,18 @@
 //! first that is refused for it. Both are written with the batch: what was told stays true whatever
 //! else is still on its way to the database.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::vec;
 
 use super::{
-    Acceptance, Change, ChangeKind, Command, DUE_HOLDS_MAX, Decision, Event, IdempotencyKey,
-    KeyedRequest, Named, PartnerId, Precondition, Refusal, Reservation, ReservationId, Reserve,
-    Status, Timestamp, Verdict,
+    Acceptance, Caller, Change, ChangeKind, Command, DUE_HOLDS_MAX, Decision, Event,
+    IdempotencyKey, KeyedRequest, Named, PartnerId, Precondition, Refusal, Reservation,
+    ReservationId, Reserve, Status, Timestamp, Usage, Verdict,
 };
 
 mod alter;
 mod event;
+mod limits;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +64,10 @@ struct Batch<'a> {
     /// What commands of this batch give back; sellable from the next version on.
     freed_seats: i32,
     altered: HashSet<ReservationId>,
+    /// Partners who have less after this batch by something in it.
+    relieved: HashSet<PartnerId>,
+    /// What limited partners have with what this batch has granted them.
+    used: HashMap<&'a PartnerId, Usage>,
     used_keys: HashSet<(&'a PartnerId, &'a IdempotencyKey)>,
     /// Somebody has been granted something on the condition that the event is at this version.
     version_used: bool,
@@ -91,6 +96,8 @@ impl<'a> Batch<'a> {
             due: due.into_iter(),
             freed_seats: 0,
             altered: HashSet::new(),
+            relieved: HashSet::new(),
+            used: HashMap::new(),
             used_keys: HashSet::new(),
             version_used: false,
             decision: Decision::default(),
@@ -120,6 +127,9 @@ impl<'a> Batch<'a> {
         if let Some(verdict) = self.sales_stop() {
             return verdict;
         }
+        if let Some(verdict) = self.limits_stop(reserve) {
+            return verdict;
+        }
         match self.cover(reserve.seats()) {
             Cover::Enough => {}
             Cover::Later => return Verdict::Deferred,
@@ -133,6 +143,7 @@ impl<'a> Batch<'a> {
             self.used_keys.insert((&reserve.partner_id, key));
         }
         self.version_used |= reserve.precondition != Precondition::Any;
+        self.use_up(reserve);
         Verdict::Accepted(Acceptance::Reserved(self.make(reserve, keyed)))
     }
 
@@ -203,7 +214,7 @@ impl<'a> Batch<'a> {
                 item: number,
             };
             self.available_seats -= seats;
-            self.write(kind, seats, None, reservation.clone());
+            self.write(kind, seats, None, reservation.clone(), &reserve.by);
             made.push(reservation);
             // Once is enough.
             if let (0, Some(keyed)) = (number, &mut keyed) {
@@ -220,6 +231,7 @@ impl<'a> Batch<'a> {
         seats: i32,
         before: Option<&Reservation>,
         after: Reservation,
+        by: &Caller,
     ) {
         let held = |of: &Reservation| if of.status == Status::Held { of.seats } else { 0 };
         let confirmed = |of: &Reservation| i64::from(of.status == Status::Confirmed);
@@ -230,9 +242,13 @@ impl<'a> Batch<'a> {
         decision.net_confirmed += confirmed(&after) - before.map_or(0, confirmed);
         if let Some(before) = before {
             self.altered.insert(before.id);
+            if owned(&after) < owned(before) || held(&after) < held(before) {
+                self.relieved.insert(after.partner_id.clone());
+            }
         }
         let previous_version = before.map(|before| before.version);
-        decision.changes.push(Change { kind, seats, reservation: after, previous_version });
+        let by = by.operator_key().cloned();
+        decision.changes.push(Change { kind, seats, reservation: after, previous_version, by });
     }
 
     fn sweep(&mut self) -> Verdict {

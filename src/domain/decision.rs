@@ -1,12 +1,14 @@
 //! What a decision says: rows to write, and a verdict for each command.
 
-use super::{ChangeKind, Event, EventChange, EventStatus, Reservation, Status, Timestamp};
+use super::{ChangeKind, Event, EventChange, EventStatus, KeyId, Reservation, Status, Timestamp};
 
 /// What to write, and what to answer once it is written.
 #[derive(Debug, Default)]
 pub struct Decision {
     pub changes: Vec<Change>,
     pub event_change: Option<EventChange>,
+    /// The key of the operator who changed the event.
+    pub event_changed_by: Option<KeyId>,
     /// Seats taken minus seats given back, where seats that the event gains are given back.
     pub net_seats: i32,
     /// By how much the seats of holds move.
@@ -34,6 +36,8 @@ pub struct Change {
     pub reservation: Reservation,
     /// The version that the row must be at; `None` for a new one.
     pub previous_version: Option<i64>,
+    /// The key of the operator who asked for it.
+    pub by: Option<KeyId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +120,10 @@ pub enum Refusal {
         item: Option<usize>,
         seats_max: i32,
     },
+    /// The partner would have more holds than it may have.
+    TooManyHolds { used: i64, max: i64 },
+    /// The partner would have more seats than the event lets one have.
+    TooManySeatsOfPartner { used: i64, max: i64 },
     /// Unknown in this event; for a cancel also: no longer active.
     ReservationNotFound,
     /// A hold whose time was over before it was confirmed.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{SeatCount, Timestamp};
+use super::{SeatCount, Timestamp, is_line};
 
 /// The public slug of an event: 1 to 64 lower-case letters, digits and inner hyphens. Cheap to
 /// clone.
@@ -47,10 +47,7 @@ impl EventName {
 
     /// `None` if the text is blank, too long, or has a control character in it.
     pub fn parse(text: &str) -> Option<Self> {
-        let sane = !text.trim().is_empty()
-            && text.chars().count() <= Self::LENGTH_MAX
-            && !text.chars().any(char::is_control);
-        sane.then(|| Self(text.into()))
+        (is_line(text, Self::LENGTH_MAX) && !text.trim().is_empty()).then(|| Self(text.into()))
     }
 
     /// For what the table has, which may have been put there by hand.
@@ -131,6 +128,8 @@ pub struct Event {
     pub reservation_count: i64,
     /// Seats that one reservation may have, at most. Never changes.
     pub seats_per_reservation_max: i32,
+    /// Seats that one partner may have, held and booked together. Never changes.
+    pub seats_per_partner_max: Option<i32>,
     pub status: EventStatus,
     pub sales_open_at: Option<Timestamp>,
     pub sales_close_at: Option<Timestamp>,
@@ -145,6 +144,7 @@ pub struct NewEvent {
     pub name: EventName,
     pub total_seats: TotalSeats,
     pub seats_per_reservation_max: SeatCount,
+    pub seats_per_partner_max: Option<TotalSeats>,
     pub sales_open_at: Option<Timestamp>,
     pub sales_close_at: Option<Timestamp>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{EventId, KeyedRequest, Reference, Timestamp};
+use super::{EventId, KeyedRequest, Reference, Timestamp, is_line};
 
 /// A UUIDv7, made by the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,13 +19,9 @@ impl PartnerId {
     /// Unicode scalar values, not bytes.
     pub const LENGTH_MAX: usize = 128;
 
-    /// `None` if the text is blank, too long, or has a control character in it (NUL among them,
-    /// which PostgreSQL could not store).
+    /// `None` if the text is blank, too long, or has a control character in it.
     pub fn parse(text: &str) -> Option<Self> {
-        let sane = !text.trim().is_empty()
-            && text.chars().count() <= Self::LENGTH_MAX
-            && !text.chars().any(char::is_control);
-        sane.then(|| Self(text.into()))
+        (is_line(text, Self::LENGTH_MAX) && !text.trim().is_empty()).then(|| Self(text.into()))
     }
 
     pub fn as_str(&self) -> &str {

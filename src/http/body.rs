@@ -87,10 +87,10 @@ fn is_json(request: &HttpRequest) -> bool {
     request.content_type().eq_ignore_ascii_case("application/json")
 }
 
-/// Parses a body of the form `T` and checks every field.
-pub fn parse<'a, T>(body: &'a [u8]) -> Result<T, Problem>
+/// Parses a body of the form `T` and checks every field, by rules that may depend on `context`.
+pub fn parse<'a, T>(body: &'a [u8], context: &T::Context) -> Result<T, Problem>
 where
-    T: Deserialize<'a> + Validate<Context = ()>,
+    T: Deserialize<'a> + Validate,
 {
     // serde would take an array for the fields in their order, too.
     let is_object = body.trim_ascii_start().starts_with(b"{");
@@ -108,7 +108,7 @@ where
             Problem::new(Code::MalformedJson, format!("The body is not JSON: {failure}"))
         }
     })?;
-    parsed.validate().map_err(|report| Problem::validation(field_errors(&report)))?;
+    parsed.validate_with(context).map_err(|report| Problem::validation(field_errors(&report)))?;
     Ok(parsed)
 }
 
@@ -118,11 +118,11 @@ pub trait Fields {
 }
 
 /// The same, where a field that is not known is refused: misspelt, it could turn a hold into a sale.
-pub fn parse_known<'a, T>(body: &'a [u8]) -> Result<T, Problem>
+pub fn parse_known<'a, T>(body: &'a [u8], context: &T::Context) -> Result<T, Problem>
 where
-    T: Deserialize<'a> + Validate<Context = ()> + Fields,
+    T: Deserialize<'a> + Validate + Fields,
 {
-    let parsed = parse(body)?;
+    let parsed = parse(body, context)?;
     let unknown = unknown_fields::<T>(body);
     if unknown.is_empty() { Ok(parsed) } else { Err(Problem::validation(unknown)) }
 }
@@ -158,7 +158,7 @@ fn camel_case(snake_case: &str) -> String {
     words.fold(first, |name, word| {
         let mut letters = word.chars();
         let capital = letters.next().map(|letter| letter.to_ascii_uppercase());
-        name + &capital.into_iter().chain(letters).collect::<String>()
+        name + capital.into_iter().chain(letters).collect::<String>().as_str()
     })
 }
 
@@ -262,7 +262,7 @@ fn whole_number(json: &str) -> Option<i64> {
 }
 
 /// Fails on lone surrogates, too: they are no characters.
-fn text(json: &str) -> Option<Cow<'_, str>> {
+pub fn text(json: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(json).ok()
 }
 
@@ -284,7 +284,7 @@ impl<'de, T: FromJson> Deserialize<'de> for Field<T> {
 }
 
 /// The rule for a field that must be there.
-pub fn required<T: FromJson>(field: &Field<T>, _context: &()) -> garde::Result {
+pub fn required<T: FromJson, C>(field: &Field<T>, _context: &C) -> garde::Result {
     match field {
         Field::Missing => Err(garde::Error::new("is required")),
         Field::Wrong => Err(garde::Error::new(T::MUST_BE)),
@@ -293,7 +293,7 @@ pub fn required<T: FromJson>(field: &Field<T>, _context: &()) -> garde::Result {
 }
 
 /// The rule for a field that may be there.
-pub fn optional<T: FromJson>(field: &Field<T>, _context: &()) -> garde::Result {
+pub fn optional<T: FromJson, C>(field: &Field<T>, _context: &C) -> garde::Result {
     match field {
         Field::Wrong => Err(garde::Error::new(T::MUST_BE)),
         Field::Missing | Field::Is(_) => Ok(()),
@@ -344,12 +344,12 @@ impl<'de, T: Deserialize<'de> + Fields> Deserialize<'de> for List<T> {
     }
 }
 
-impl<T: Validate<Context = ()>> Validate for List<T> {
-    type Context = ();
+impl<T: Validate> Validate for List<T> {
+    type Context = T::Context;
 
     fn validate_into(
         &self,
-        context: &(),
+        context: &T::Context,
         parent: &mut dyn FnMut() -> garde::Path,
         report: &mut Report,
     ) {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout_at;
 use utoipa::ToSchema;
 
+use super::access::Overseer;
 use super::events::EventStatusWord;
 use super::openapi::problems;
 use super::problem::Problem;
@@ -57,6 +58,10 @@ pub struct ReservationChangedBody<'a> {
     /// Seats that were taken (`reserved`, `held`), given back (`shrunk`, `cancelled`, `expired`), or
     /// kept (`confirmed`, `extended`).
     seats: i32,
+    /// The operator's key that it was asked for with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    key_id: Option<&'a str>,
 }
 
 /// What became of a reservation.
@@ -98,6 +103,9 @@ pub struct EventChangedBody {
     /// `null` where it was taken away.
     #[schema(format = DateTime)]
     sales_close_at: Option<String>,
+    /// The operator's key that it was asked for with.
+    #[schema(nullable = false)]
+    key_id: Option<String>,
 }
 
 #[derive(ToSchema)]
@@ -122,7 +130,9 @@ impl<'a> From<&'a Version> for VersionBody<'a> {
     fn from(version: &'a Version) -> Self {
         let changes = version.changes.iter().map(ChangeBody::from);
         let event_change = version.event_change.as_ref().and_then(Value::as_object);
-        let changes = changes.chain(event_change.map(ChangeBody::from)).collect();
+        let by = version.event_changed_by.as_deref();
+        let event_change = event_change.map(|change| ChangeBody::of_event(change, by));
+        let changes = changes.chain(event_change).collect();
         Self { version: version.version, at: rfc3339(version.at), changes }
     }
 }
@@ -134,14 +144,18 @@ impl<'a> From<&'a ReservationChanged> for ChangeBody<'a> {
             reservation_id: change.id,
             partner_id: &change.partner_id,
             seats: change.seats,
+            key_id: change.key_id.as_deref(),
         })
     }
 }
 
-impl From<&Map<String, Value>> for ChangeBody<'_> {
+impl ChangeBody<'_> {
     /// From the journal's document, which has the names of the API, and the words of the table.
-    fn from(stored: &Map<String, Value>) -> Self {
+    fn of_event(stored: &Map<String, Value>, key_id: Option<&str>) -> Self {
         let mut fields = stored.clone();
+        if let Some(key_id) = key_id {
+            fields.insert("keyId".into(), key_id.into());
+        }
         if let Some(status) = fields.get_mut("status")
             && let Some(known) = status.as_str().and_then(EventStatus::parse)
         {
@@ -160,6 +174,7 @@ impl From<&Map<String, Value>> for ChangeBody<'_> {
 #[utoipa::path(
     tag = "changes",
     params(("eventId" = String, Path, example = "node-meetup-2025"), ChangesQuery),
+    security(("key" = ["read", "operator"])),
     responses(
         (status = 200, description = "A page of them", body = PageBody),
         ChangesProblems,
@@ -167,6 +182,7 @@ impl From<&Map<String, Value>> for ChangeBody<'_> {
 )]
 #[get("/events/{eventId}/changes")]
 pub async fn list_changes(
+    _overseer: Overseer,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::problem::{Code, Problem};
+use super::problem::{Code, Limit, Problem};
 use super::rfc3339;
+use crate::access::Denied;
 use crate::batching::{Rejection, SummaryUnavailable};
 use crate::domain::{EventId, EventStatus, Refusal, Timestamp};
 use crate::store::Unavailable;
@@ -28,7 +29,8 @@ impl Problem {
             Rejection::Overloaded => Self::overloaded(),
             Rejection::DatabaseUnavailable => Self::database_unavailable(),
             Rejection::OutcomeUnknown { reservation_id, base_version } => {
-                let mut problem = Self::outcome_unknown(event_id);
+                let mut problem = Self::outcome_unknown();
+                problem.more.event_id = Some(event_id.to_string());
                 problem.more.reservation_id = reservation_id.map(|id| id.0.to_string());
                 problem.more.version = base_version;
                 problem
@@ -55,6 +57,10 @@ impl Problem {
             Refusal::TooManySeats { item, seats_max } => {
                 let field = item.map_or("seats".into(), |item| format!("items[{item}].seats"));
                 Self::wrong(&field, format!("must be a whole number from 1 to {seats_max}"))
+            }
+            Refusal::TooManyHolds { used, max } => Self::partner_limit("openHolds", used, max),
+            Refusal::TooManySeatsOfPartner { used, max } => {
+                Self::partner_limit("maxSeatsPerPartner", used, max)
             }
             Refusal::ReservationNotFound => Self::new(
                 Code::ReservationNotFound,
@@ -90,6 +96,14 @@ impl Problem {
         }
     }
 
+    fn partner_limit(limit: &'static str, used: i64, max: i64) -> Self {
+        let what = if limit == "openHolds" { "open holds" } else { "seats" };
+        let detail = format!("The partner has {used} of at most {max} {what} of this event");
+        let mut problem = Self::new(Code::PartnerLimitExceeded, detail);
+        problem.more.limit = Some(Limit { limit, used, max });
+        problem
+    }
+
     pub fn event_not_found() -> Self {
         Self::new(Code::EventNotFound, "There is no event with this id")
     }
@@ -111,15 +125,13 @@ impl Problem {
         Self::new(Code::Internal, "A defect of this service; nothing happened")
     }
 
-    fn outcome_unknown(event_id: &EventId) -> Self {
-        let mut problem = Self::new(
+    fn outcome_unknown() -> Self {
+        Self::new(
             Code::OutcomeUnknown,
             "The database did not say whether this was done; \
              retry with the same Idempotency-Key, or read what it was about",
         )
-        .retry_after(RETRY_AFTER_OUTAGE);
-        problem.more.event_id = Some(event_id.to_string());
-        problem
+        .retry_after(RETRY_AFTER_OUTAGE)
     }
 
     /// An event that may have been made all the same, where a statement was sent and not answered.
@@ -128,9 +140,40 @@ impl Problem {
             Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
             Unavailable::TimedOut | Unavailable::Statement(_) => {
                 log::error!("event {id} may not be made: {}", crate::chain(&failure));
-                Self::outcome_unknown(id)
+                let mut problem = Self::outcome_unknown();
+                problem.more.event_id = Some(id.to_string());
+                problem
             }
         }
+    }
+
+    /// A key that may have been made or revoked all the same.
+    pub fn key_not_written(failure: Unavailable) -> Self {
+        match failure {
+            Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
+            Unavailable::TimedOut | Unavailable::Statement(_) => {
+                log::error!("a key may not be written: {}", crate::chain(&failure));
+                Self::outcome_unknown()
+            }
+        }
+    }
+
+    /// The same for all that is wrong with a key: who guesses learns nothing.
+    pub fn unauthenticated(denied: Option<Denied>) -> Self {
+        let detail = match denied {
+            None => "Send a key: `Authorization: Bearer tb_...`",
+            Some(denied) => {
+                log::debug!("a key was not taken: {denied}");
+                "The key is not valid"
+            }
+        };
+        let mut problem = Self::new(Code::Unauthenticated, detail);
+        problem.more.authenticate = Some(denied.is_some());
+        problem
+    }
+
+    pub fn key_not_found() -> Self {
+        Self::new(Code::KeyNotFound, "There is no key with this id")
     }
 
     pub fn draining() -> Self {

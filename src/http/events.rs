@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::access::{Operator, Viewer};
 use super::body::{self, Field, Fields};
 use super::headers::{RequiredIfMatchHeader, etag, if_match, shown};
 use super::openapi::problems;
@@ -17,8 +18,8 @@ use super::problem::{Code, Problem};
 use super::query::Query;
 use super::{App, event_id, rfc3339};
 use crate::domain::{
-    Acceptance, ChangeEvent, Command, Event, EventId, EventName, EventStatus, NewEvent, SeatCount,
-    Timestamp, TotalSeats,
+    Acceptance, ChangeEvent, Command, Event, EventId, EventName, EventStatus, KeyId, NewEvent,
+    SeatCount, Timestamp, TotalSeats,
 };
 
 const LIMIT_DEFAULT: i64 = 50;
@@ -61,6 +62,10 @@ pub struct EventBody<'a> {
     #[schema(nullable = false, format = DateTime)]
     sales_close_at: Option<String>,
     max_seats_per_reservation: i32,
+    /// What one partner may have, held and booked together. Missing where there is no such limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    max_seats_per_partner: Option<i32>,
     /// RFC 3339, UTC.
     #[schema(format = DateTime)]
     created_at: String,
@@ -115,6 +120,12 @@ pub struct EventRequest {
     #[garde(custom(most_seats))]
     #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000, example = 10)]
     max_seats_per_reservation: Field<SeatCount>,
+    /// What one partner may have, held and booked together, where the service runs with access
+    /// control; as much as there is if it is left out. Never changes.
+    #[serde(default)]
+    #[garde(custom(body::optional))]
+    #[schema(required = false, value_type = i32, minimum = 1, maximum = 10_000_000, example = 50)]
+    max_seats_per_partner: Field<TotalSeats>,
     /// Nothing is sold or held before.
     #[serde(default)]
     #[garde(custom(body::optional))]
@@ -163,8 +174,15 @@ pub struct ChangeRequest {
 }
 
 impl Fields for EventRequest {
-    const FIELDS: &'static [&'static str] =
-        &["eventId", "name", "totalSeats", "maxSeatsPerReservation", "salesOpenAt", "salesCloseAt"];
+    const FIELDS: &'static [&'static str] = &[
+        "eventId",
+        "name",
+        "totalSeats",
+        "maxSeatsPerReservation",
+        "maxSeatsPerPartner",
+        "salesOpenAt",
+        "salesCloseAt",
+    ];
 }
 
 impl Fields for ChangeRequest {
@@ -201,6 +219,7 @@ impl<'a> From<&'a Event> for EventBody<'a> {
             sales_open_at: event.sales_open_at.map(rfc3339),
             sales_close_at: event.sales_close_at.map(rfc3339),
             max_seats_per_reservation: event.seats_per_reservation_max,
+            max_seats_per_partner: event.seats_per_partner_max,
             created_at: rfc3339(event.created_at),
         }
     }
@@ -209,6 +228,7 @@ impl<'a> From<&'a Event> for EventBody<'a> {
 /// What is left of the default event
 #[utoipa::path(
     tag = "reservations",
+    security(("key" = ["partner", "read", "operator"])),
     responses(
         (status = 200, description = "The event as it is now", body = EventSummary,
             headers(("ETag" = String, description = "The event's version, in quotes"))),
@@ -216,7 +236,7 @@ impl<'a> From<&'a Event> for EventBody<'a> {
     ),
 )]
 #[get("/reservations")]
-pub async fn read_default_event(app: Data<App>) -> Result<HttpResponse, Problem> {
+pub async fn read_default_event(_viewer: Viewer, app: Data<App>) -> Result<HttpResponse, Problem> {
     let event = app.find_event(&app.default_event).await?;
     Ok(shown(event.version, &EventSummary::from(&*event)))
 }
@@ -225,6 +245,7 @@ pub async fn read_default_event(app: Data<App>) -> Result<HttpResponse, Problem>
 #[utoipa::path(
     tag = "events",
     params(("eventId" = String, Path, example = "node-meetup-2025")),
+    security(("key" = ["partner", "read", "operator"])),
     responses(
         (status = 200, description = "The event as it is now", body = EventBody,
             headers(("ETag" = String, description = "The event's version, in quotes"))),
@@ -232,7 +253,11 @@ pub async fn read_default_event(app: Data<App>) -> Result<HttpResponse, Problem>
     ),
 )]
 #[get("/events/{eventId}")]
-pub async fn read_event(app: Data<App>, path: Path<String>) -> Result<HttpResponse, Problem> {
+pub async fn read_event(
+    _viewer: Viewer,
+    app: Data<App>,
+    path: Path<String>,
+) -> Result<HttpResponse, Problem> {
     let event = app.find_event(&event_id(&path)?).await?;
     Ok(shown(event.version, &EventBody::from(&*event)))
 }
@@ -243,13 +268,18 @@ pub async fn read_event(app: Data<App>, path: Path<String>) -> Result<HttpRespon
 #[utoipa::path(
     tag = "events",
     params(PageQuery),
+    security(("key" = ["partner", "read", "operator"])),
     responses(
         (status = 200, description = "A page of them", body = EventPageBody),
         ListProblems,
     ),
 )]
 #[get("/events")]
-pub async fn list_events(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub async fn list_events(
+    _viewer: Viewer,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
     let mut query = Query::of(&request)?;
     let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
     let after = query.take("cursor", "must be a nextCursor of this listing", EventId::parse)?;
@@ -274,6 +304,7 @@ pub async fn list_events(app: Data<App>, request: HttpRequest) -> Result<HttpRes
 #[utoipa::path(
     tag = "events",
     request_body = EventRequest,
+    security(("key" = ["operator"])),
     responses(
         (status = 201, description = "Made", body = EventBody, headers(
             ("Location" = String, description = "The path of the event"),
@@ -284,12 +315,13 @@ pub async fn list_events(app: Data<App>, request: HttpRequest) -> Result<HttpRes
 )]
 #[post("/events")]
 pub async fn make_event(
+    operator: Operator,
     app: Data<App>,
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(&request, payload).await?;
-    let wanted: EventRequest = body::parse_known(&body)?;
+    let wanted: EventRequest = body::parse_known(&body, &())?;
     let made_up = || EventId::parse(&Uuid::now_v7().to_string()).expect("a UUID is a slug");
     let new = NewEvent {
         id: wanted.event_id.given().unwrap_or_else(made_up),
@@ -299,6 +331,7 @@ pub async fn make_event(
             .max_seats_per_reservation
             .given()
             .unwrap_or(SeatCount::DEFAULT_MAX),
+        seats_per_partner_max: wanted.max_seats_per_partner.given(),
         sales_open_at: wanted.sales_open_at.given().flatten(),
         sales_close_at: wanted.sales_close_at.given().flatten(),
     };
@@ -307,7 +340,7 @@ pub async fn make_event(
     {
         return Err(Problem::sales_window_empty());
     }
-    let event = app.make_event(new).await?;
+    let event = app.make_event(new, operator.key_id().cloned()).await?;
     let mut response = HttpResponse::Created();
     response
         .insert_header((header::LOCATION, format!("/events/{}", event.id)))
@@ -323,6 +356,7 @@ pub async fn make_event(
     tag = "events",
     request_body = ChangeRequest,
     params(("eventId" = String, Path, example = "node-meetup-2025"), RequiredIfMatchHeader),
+    security(("key" = ["operator"])),
     responses(
         (status = 200, description = "The event after the change", body = EventBody,
             headers(("ETag" = String, description = "The event's version, in quotes"))),
@@ -331,6 +365,7 @@ pub async fn make_event(
 )]
 #[patch("/events/{eventId}")]
 pub async fn change_event(
+    operator: Operator,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -338,7 +373,7 @@ pub async fn change_event(
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path)?;
     let body = body::read(&request, payload).await?;
-    let wanted: ChangeRequest = body::parse_known(&body)?;
+    let wanted: ChangeRequest = body::parse_known(&body, &())?;
     let Some(precondition) = if_match(&request)? else {
         let detail = "Send If-Match with the version that this is meant for, or with *";
         return Err(Problem::new(Code::PreconditionRequired, detail));
@@ -350,6 +385,7 @@ pub async fn change_event(
         sales_open_at: wanted.sales_open_at.given(),
         sales_close_at: wanted.sales_close_at.given(),
         precondition,
+        by: operator.caller(),
     };
     if change.is_empty() {
         let fields = "name, totalSeats, status, salesOpenAt or salesCloseAt";
@@ -376,11 +412,12 @@ impl App {
         event.ok_or_else(Problem::event_not_found)
     }
 
-    async fn make_event(&self, new: NewEvent) -> Result<Event, Problem> {
+    async fn make_event(&self, new: NewEvent, by: Option<KeyId>) -> Result<Event, Problem> {
         // In a task of its own: it may be half way when the client hangs up.
         let (store, until) = (Arc::clone(&self.store), self.answer_by());
         let id = new.id.clone();
-        let making = async move { store.make_event(&new, Uuid::new_v4(), until).await };
+        let making =
+            async move { store.make_event(&new, Uuid::new_v4(), by.as_ref(), until).await };
         match rt::spawn(making).await.map_err(|_panic| Problem::internal())? {
             Ok(Some(event)) => Ok(event),
             Ok(None) => Err(Problem::new(Code::EventExists, format!("Event {id} exists already"))),

@@ -18,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
 use super::App;
+use super::access::Overseer;
 use super::openapi::problems;
 use super::problem::Problem;
 
@@ -151,6 +152,7 @@ static ROUTES: LazyLock<Router<&'static str>> = LazyLock::new(|| {
 /// Of this process alone, in the text format of OpenMetrics.
 #[utoipa::path(
     tag = "service",
+    security(("key" = ["read", "operator"])),
     responses(
         (status = 200, description = "OpenMetrics", body = String,
             content_type = "application/openmetrics-text"),
@@ -158,7 +160,7 @@ static ROUTES: LazyLock<Router<&'static str>> = LazyLock::new(|| {
     ),
 )]
 #[get("/metrics")]
-pub async fn read_metrics(app: Data<App>) -> Result<HttpResponse, Problem> {
+pub async fn read_metrics(_overseer: Overseer, app: Data<App>) -> Result<HttpResponse, Problem> {
     let text = app.metrics.text().map_err(|_nothing_to_say| Problem::internal())?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use actix_web::web::Data;
 use actix_web::{HttpResponse, get};
-use utoipa::OpenApi;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Ref, Schema, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, RefOr, Response, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
 
 use super::problem::{self, Code, ProblemBody};
 use super::reservations::ListBody;
@@ -23,17 +24,71 @@ use super::reservations::ListBody;
             people. Only what is no valid HTTP is answered 400, 408 or 431 without a body.",
     ),
     servers((url = "/", description = "This server")),
-    // Nobody is asked who he is.
+    // What is open; the rest says for itself which keys it takes.
     security(()),
+    modifiers(&KeyScheme),
     tags(
         (name = "reservations", description = "Book, hold, confirm, shrink, cancel, list"),
         (name = "events", description = "Make them, change them, and see what is left"),
         (name = "changes", description = "Follow what happens to an event"),
+        (name = "keys", description = "Who may call"),
         (name = "service", description = "The service itself"),
     ),
     components(schemas(ProblemBody, ListBody)),
 )]
 struct Base;
+
+/// How a key is sent.
+struct KeyScheme;
+
+impl Modify for KeyScheme {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("tb_<id>_<secret>")
+            .description(Some(
+                "Needed where the service runs with access control. The roles are the scopes of \
+                 keys that an operation takes.",
+            ));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("key", SecurityScheme::Http(scheme.build()));
+    }
+}
+
+/// Says of all operations that take keys how they refuse, and that access control may be off.
+pub fn add_access(document: &mut utoipa::openapi::OpenApi) {
+    for operation in operations(document) {
+        let Some(security) = &mut operation.security else { continue };
+        security.insert(0, SecurityRequirement::default());
+        let refusals = responses(&[Code::Unauthenticated, Code::Forbidden, Code::RateLimited]);
+        operation.responses.responses.extend(refusals);
+        for (status, response) in &mut operation.responses.responses {
+            if let RefOr::T(response) = response
+                && (status.starts_with('2') || status == "429")
+            {
+                let headers = [
+                    ("RateLimit", "With a key: the requests that are left"),
+                    ("RateLimit-Policy", "With a key: how many there are"),
+                ];
+                for (name, said) in headers {
+                    let text = ObjectBuilder::new().schema_type(Type::String);
+                    let header =
+                        HeaderBuilder::new().schema(Some(text)).description(Some(said)).build();
+                    response.headers.insert(name.into(), header.into());
+                }
+            }
+        }
+    }
+}
+
+fn operations(
+    document: &mut utoipa::openapi::OpenApi,
+) -> impl Iterator<Item = &mut utoipa::openapi::path::Operation> {
+    document.paths.paths.values_mut().flat_map(|path| {
+        let each = [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete];
+        each.into_iter().flatten()
+    })
+}
 
 /// What the routes do not say themselves.
 pub fn base() -> utoipa::openapi::OpenApi {
@@ -51,6 +106,7 @@ pub fn close_bodies(document: &mut utoipa::openapi::OpenApi) {
         "ExtendRequest",
         "EventRequest",
         "EventChange",
+        "KeyRequest",
     ];
     let components = document.components.as_mut().expect("it has schemas");
     let original = components.schemas.get(bodies[0]).expect("it is there").clone();
@@ -78,13 +134,10 @@ pub fn add_request_ids(document: &mut utoipa::openapi::OpenApi) {
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
         .description(Some("The request's own, if it was up to 128 visible ASCII characters"))
         .build();
-    for path in document.paths.paths.values_mut() {
-        let operations = [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete];
-        for operation in operations.into_iter().flatten() {
-            for response in operation.responses.responses.values_mut() {
-                if let RefOr::T(response) = response {
-                    response.headers.insert("X-Request-Id".into(), header.clone().into());
-                }
+    for operation in operations(document) {
+        for response in operation.responses.responses.values_mut() {
+            if let RefOr::T(response) = response {
+                response.headers.insert("X-Request-Id".into(), header.clone().into());
             }
         }
     }
@@ -113,7 +166,12 @@ pub fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
         let mut response = ResponseBuilder::new()
             .description(each.collect::<Vec<_>>().join(", "))
             .content(problem::CONTENT_TYPE, content);
-        if codes.iter().any(|code| code.entry().status == 503) {
+        if codes.contains(&Code::Unauthenticated) {
+            let text = ObjectBuilder::new().schema_type(Type::String);
+            let header = HeaderBuilder::new().schema(Some(text)).description(Some("RFC 6750"));
+            response = response.header("WWW-Authenticate", header.build());
+        }
+        if codes.iter().any(|code| [429, 503].contains(&code.entry().status)) {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer);
             let header = HeaderBuilder::new().schema(Some(seconds)).description(Some("Seconds"));
             response = response.header("Retry-After", header.build());

@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::rates::Allowance;
 use super::rfc3339;
 use crate::domain::Timestamp;
 
@@ -36,12 +37,25 @@ pub struct More {
     pub taken_seats: Option<i32>,
     pub sales_open_at: Option<Timestamp>,
     pub sales_close_at: Option<Timestamp>,
+    pub limit: Option<Limit>,
     pub event_id: Option<String>,
     pub reservation_id: Option<String>,
     pub version: Option<i64>,
     pub retry_after: Option<Duration>,
     /// The value of the header `Allow`.
     pub allow: Option<String>,
+    /// Whether a key was there, for the header `WWW-Authenticate`.
+    pub authenticate: Option<bool>,
+    /// What is left to a caller who has asked for too much.
+    pub allowance: Option<Allowance>,
+}
+
+/// What a partner may have, and has.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    pub limit: &'static str,
+    pub used: i64,
+    pub max: i64,
 }
 
 /// One value of the request that is not as it must be.
@@ -89,7 +103,12 @@ impl Problem {
         if let Some(allow) = &more.allow {
             response.insert_header((header::ALLOW, allow.as_str()));
         }
-        response.json(ProblemBody {
+        if let Some(was_there) = more.authenticate {
+            let error = if was_there { ", error=\"invalid_token\"" } else { "" };
+            let challenge = format!("Bearer realm=\"ticketboss\"{error}");
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
+        }
+        let mut response = response.json(ProblemBody {
             r#type: format!("/problems/{}", self.code.slug()),
             title: entry.title,
             status: entry.status,
@@ -103,11 +122,18 @@ impl Problem {
             taken_seats: more.taken_seats,
             sales_open_at: more.sales_open_at.map(rfc3339),
             sales_close_at: more.sales_close_at.map(rfc3339),
+            limit: more.limit.map(|limit| limit.limit),
+            limit_used: more.limit.map(|limit| limit.used),
+            limit_max: more.limit.map(|limit| limit.max),
             event_id: more.event_id.as_deref(),
             reservation_id: more.reservation_id.as_deref(),
             version: more.version,
             retry_after_ms: more.retry_after.map(|wait| wait.as_millis() as u64),
-        })
+        });
+        if let Some(allowance) = more.allowance {
+            allowance.write(response.headers_mut());
+        }
+        response
     }
 }
 
@@ -175,6 +201,18 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     sales_close_at: Option<String>,
+    /// With `partner_limit_exceeded`: which limit, `maxSeatsPerPartner` or `openHolds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit: Option<&'a str>,
+    /// With `partner_limit_exceeded`: how many the partner has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit_used: Option<i64>,
+    /// With `partner_limit_exceeded`: how many it may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit_max: Option<i64>,
     /// With `outcome_unknown`: the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -188,7 +226,7 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     version: Option<i64>,
-    /// With status 503: when to try again, as in `Retry-After`, in milliseconds.
+    /// With status 429 or 503: when to try again, as in `Retry-After`, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     retry_after_ms: Option<u64>,

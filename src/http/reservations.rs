@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::access::{Access, Booker, Identity};
 use super::body::{self, Field, Fields, ITEMS_MAX, List};
 use super::headers::{
     IDEMPOTENCY_REPLAYED, IdempotencyKeyHeader, IfMatchHeader, etag, idempotency_key, if_match,
@@ -16,8 +17,8 @@ use super::openapi::problems;
 use super::problem::Problem;
 use super::{App, event_id, rfc3339};
 use crate::domain::{
-    Acceptance, Command, EventId, HoldTime, Item, PartnerId, Reference, Reservation, Reserve,
-    SeatCount,
+    Acceptance, Command, EventId, HoldTime, Item, PartnerId, PartnerLimits, Reference, Reservation,
+    Reserve, SeatCount,
 };
 
 pub mod list;
@@ -26,11 +27,13 @@ pub mod one;
 /// What to book.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[garde(context(Identity))]
 #[schema(as = ReservationRequest)]
 pub struct ReservationRequest {
-    /// Who books. Not blank, without control characters.
+    /// Who books. Not blank, without control characters. May be left out with a partner's own key,
+    /// and may be nobody else then.
     #[serde(default)]
-    #[garde(custom(body::required))]
+    #[garde(custom(partner))]
     #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
         example = "abc-corp")]
@@ -57,11 +60,13 @@ pub struct ReservationRequest {
 /// What to book, all or nothing.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[garde(context(Identity))]
 #[schema(as = ReservationListRequest)]
 pub struct ListRequest {
-    /// Who books. Not blank, without control characters.
+    /// Who books. Not blank, without control characters. May be left out with a partner's own key,
+    /// and may be nobody else then.
     #[serde(default)]
-    #[garde(custom(body::required))]
+    #[garde(custom(partner))]
     #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
         example = "abc-corp")]
@@ -75,6 +80,7 @@ pub struct ListRequest {
 /// One of the reservations to make.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[garde(context(Identity))]
 #[schema(as = ReservationItem)]
 pub struct ItemRequest {
     /// At most `maxSeatsPerReservation` of the event.
@@ -96,6 +102,14 @@ pub struct ItemRequest {
 }
 
 const _: () = assert!(ITEMS_MAX == 100, "as the schema says");
+
+/// Required of those who may book for more than one.
+fn partner(field: &Field<PartnerId>, identity: &Identity) -> garde::Result {
+    match identity.partner() {
+        Some(_) => body::optional(field, identity),
+        None => body::required(field, identity),
+    }
+}
 
 impl Fields for ReservationRequest {
     const FIELDS: &'static [&'static str] = &["partnerId", "seats", "holdSeconds", "reference"];
@@ -183,17 +197,20 @@ impl<'a> From<&'a Reservation> for ReservationBody<'a> {
     tag = "reservations",
     request_body = ReservationRequest,
     params(IdempotencyKeyHeader, IfMatchHeader),
+    security(("key" = ["partner", "operator"])),
     responses(Reserved, ReserveProblems),
 )]
 #[post("/reservations")]
 pub async fn make_reservation(
+    booker: Booker,
     app: Data<App>,
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(&request, payload).await?;
     // The original contract does not refuse fields that it does not know.
-    make_one(&app, &app.default_event, &request, body::parse(&body)?).await
+    let wanted = body::parse(&body, &*booker)?;
+    make_one(&app, &app.default_event, &booker, &request, wanted).await
 }
 
 /// Book seats of an event
@@ -205,10 +222,12 @@ pub async fn make_reservation(
     request_body = ReservationRequest,
     params(("eventId" = String, Path, example = "node-meetup-2025"), IdempotencyKeyHeader,
         IfMatchHeader),
+    security(("key" = ["partner", "operator"])),
     responses(Reserved, ReserveProblems),
 )]
 #[post("/events/{eventId}/reservations")]
 pub async fn make_reservation_of_event(
+    booker: Booker,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -216,7 +235,8 @@ pub async fn make_reservation_of_event(
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path)?;
     let body = body::read(&request, payload).await?;
-    make_one(&app, &event_id, &request, body::parse_known(&body)?).await
+    let wanted = body::parse_known(&body, &*booker)?;
+    make_one(&app, &event_id, &booker, &request, wanted).await
 }
 
 /// Book seats of an event, all or nothing
@@ -228,10 +248,12 @@ pub async fn make_reservation_of_event(
     request_body = ListRequest,
     params(("eventId" = String, Path, example = "node-meetup-2025"), IdempotencyKeyHeader,
         IfMatchHeader),
+    security(("key" = ["partner", "operator"])),
     responses(ReservedList, ReserveProblems),
 )]
 #[post("/events/{eventId}/reservations/batch")]
 pub async fn make_reservations(
+    booker: Booker,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -239,7 +261,7 @@ pub async fn make_reservations(
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path)?;
     let body = body::read_list(&request, payload).await?;
-    let wanted: ListRequest = body::parse_known(&body)?;
+    let wanted: ListRequest = body::parse_known(&body, &*booker)?;
     let List::Are(items) = wanted.items else {
         unreachable!("parsing refuses a body without its list");
     };
@@ -248,11 +270,13 @@ pub async fn make_reservations(
         app.item(seats.must(), hold_seconds.given(), reference.given())
     });
     let reserve = Reserve {
-        partner_id: wanted.partner_id.must(),
+        partner_id: booked_for(&booker, wanted.partner_id)?,
         items: items.collect(),
         is_list: true,
         key: idempotency_key(&request)?,
         precondition: if_match(&request)?.unwrap_or_default(),
+        by: booker.caller(),
+        limits: app.partner_limits(),
     };
     let (made, replayed) = app.reserve(&event_id, reserve).await?;
     let items = made.iter().map(ReservationBody::from).collect();
@@ -266,16 +290,19 @@ pub async fn make_reservations(
 async fn make_one(
     app: &App,
     event_id: &EventId,
+    booker: &Booker,
     request: &HttpRequest,
     wanted: ReservationRequest,
 ) -> Result<HttpResponse, Problem> {
     let ReservationRequest { partner_id, seats, hold_seconds, reference } = wanted;
     let reserve = Reserve {
-        partner_id: partner_id.must(),
+        partner_id: booked_for(booker, partner_id)?,
         items: vec![app.item(seats.must(), hold_seconds.given(), reference.given())],
         is_list: false,
         key: idempotency_key(request)?,
         precondition: if_match(request)?.unwrap_or_default(),
+        by: booker.caller(),
+        limits: app.partner_limits(),
     };
     let (made, replayed) = app.reserve(event_id, reserve).await?;
     let [made] = &made[..] else { unreachable!("one item makes one reservation") };
@@ -288,7 +315,20 @@ async fn make_one(
     Ok(response.json(ReservationBody::from(made)))
 }
 
+fn booked_for(booker: &Booker, named: Field<PartnerId>) -> Result<PartnerId, Problem> {
+    let about = booker.about(named.given())?;
+    Ok(about.expect("parsing refuses a body that does not say for whom"))
+}
+
 impl App {
+    /// With access control alone: without it, anyone can call himself anything.
+    fn partner_limits(&self) -> Option<PartnerLimits> {
+        match &self.access {
+            Access::Off => None,
+            Access::Keys(guard) => Some(guard.limits),
+        }
+    }
+
     fn item(&self, seats: SeatCount, hold: Option<HoldTime>, reference: Option<Reference>) -> Item {
         Item { id: self.batching.new_reservation_id(), seats, hold, reference }
     }
@@ -340,6 +380,6 @@ enum ReservedList {
 
 problems! {
     ReserveProblems: ValidationFailed, MalformedJson, EventNotFound, RequestTimeout, BodyTooLarge,
-        UnsupportedMediaType, InsufficientSeats, SalesClosed, VersionConflict, PreconditionFailed,
+        UnsupportedMediaType, InsufficientSeats, PartnerLimitExceeded, SalesClosed, VersionConflict, PreconditionFailed,
         IdempotencyKeyReused, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
 }

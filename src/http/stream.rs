@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::access::{HeldKey, Overseer};
 use super::changes::{VERSION_MUST_BE, version};
 use super::metrics::StreamMetrics;
 use super::openapi::problems;
@@ -109,10 +110,17 @@ impl Streams {
 
     /// Opens a stream of what follows `position`; `None` if too many are open. `latest` is a version
     /// that the event has.
-    fn open(&self, event_id: &EventId, position: i64, latest: i64) -> Option<Consumer> {
+    /// It ends with the key that it was asked for with.
+    fn open(
+        &self,
+        event_id: &EventId,
+        position: i64,
+        latest: i64,
+        key: Option<HeldKey>,
+    ) -> Option<Consumer> {
         let place = Arc::clone(&self.0.places).try_acquire_owned().ok()?;
         let tail = self.0.follow(event_id, latest);
-        Some(Consumer::new(Arc::clone(&self.0), event_id.clone(), tail, position, place))
+        Some(Consumer::new(Arc::clone(&self.0), event_id.clone(), tail, position, place, key))
     }
 }
 
@@ -209,6 +217,7 @@ async fn read(
         ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$",
             description = "The same, and counts before it."),
     ),
+    security(("key" = ["read", "operator"])),
     responses(
         (status = 200, description = "Server-Sent Events, without end", body = String,
             content_type = "text/event-stream"),
@@ -217,6 +226,7 @@ async fn read(
 )]
 #[get("/events/{eventId}/stream")]
 pub async fn stream_changes(
+    overseer: Overseer,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -242,7 +252,7 @@ pub async fn stream_changes(
     if request.extensions().contains::<WasHead>() {
         return Ok(response.finish());
     }
-    let consumer = app.streams.open(&event_id, position, latest);
+    let consumer = app.streams.open(&event_id, position, latest, overseer.held(&app.access));
     let consumer = consumer.ok_or_else(Problem::too_many_streams)?;
     let events = stream::unfold(consumer, async |mut consumer| {
         let text = consumer.next().await?;

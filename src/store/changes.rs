@@ -13,6 +13,8 @@ pub struct Version {
     pub changes: Vec<ReservationChanged>,
     /// The change of the event itself, as the journal has it.
     pub event_change: Option<serde_json::Value>,
+    /// The operator's key that it was asked for with.
+    pub event_changed_by: Option<String>,
 }
 
 /// What a version did to a reservation.
@@ -23,6 +25,8 @@ pub struct ReservationChanged {
     pub partner_id: String,
     /// Seats taken, given back, or kept, as the kind has it.
     pub seats: i32,
+    /// The operator's key that it was asked for with.
+    pub key_id: Option<String>,
 }
 
 /// Versions of an event, without a gap, the oldest first.
@@ -47,11 +51,12 @@ pub(super) async fn changes(
         select events.version::bigint as "latest!", page.version as "version?", page.at as "at?",
                page.kinds as "kinds?: Vec<i16>", page.reservation_ids as "reservation_ids?",
                page.partner_ids as "partner_ids?", page.seats as "seats?",
-               page.event_change as "event_change?"
+               page.event_change as "event_change?",
+               page.key_ids as "key_ids?: Vec<Option<String>>"
           from events
           left join lateral (
                 select version::bigint as version, at, kinds::smallint[] as kinds,
-                       reservation_ids, partner_ids, seats, event_change,
+                       reservation_ids, partner_ids, seats, event_change, key_ids,
                        sum(change_count) over (order by version rows unbounded preceding)
                            - change_count as earlier
                   from journal
@@ -77,13 +82,16 @@ pub(super) async fn changes(
             let what = format!("event {event_id}, version {version}: unreadable kinds");
             sqlx::Error::Decode(what.into())
         };
+        // Null where no operator's key was used.
+        let mut key_ids = row.key_ids.into_iter().flatten();
         let changes = kinds.zip(rest).map(|(kind, ((id, partner_id), seats))| {
-            let kind = kind.ok_or_else(unreadable)?;
-            Ok(ReservationChanged { kind, id, partner_id, seats })
+            let (kind, key_id) = (kind.ok_or_else(unreadable)?, key_ids.next().flatten());
+            Ok(ReservationChanged { kind, id, partner_id, seats, key_id })
         });
         let changes = changes.collect::<Result<_, sqlx::Error>>();
-        let event_change = row.event_change;
-        Some(changes.map(|changes| Version { version, at, changes, event_change }))
+        let (event_change, event_changed_by) = (row.event_change, key_ids.next().flatten());
+        let version = |changes| Version { version, at, changes, event_change, event_changed_by };
+        Some(changes.map(version))
     });
     Ok(Some(Versions { versions: versions.collect::<Result<_, _>>()?, latest }))
 }

@@ -5,7 +5,9 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::{Batch, Commit, Committed};
-use crate::domain::{Change, ChangeKind, EventChange, EventId, Reference, Reservation, Timestamp};
+use crate::domain::{
+    Change, ChangeKind, EventChange, EventId, KeyId, Reference, Reservation, Timestamp,
+};
 
 /// Moves the event from the batch's base version to the next, and writes its reservations and its
 /// journal row, in one statement: there is no moment in which a seat is taken and no reservation
@@ -27,6 +29,7 @@ pub(super) async fn commit(
     batch: &Batch,
 ) -> Result<Commit, sqlx::Error> {
     let rows = Rows::of(&batch.changes);
+    let key_ids = rows.key_ids(batch);
     let event_change = batch.event_change.as_ref().map(to_json);
     let row = sqlx::query!(
         r#"-- commit
@@ -47,15 +50,16 @@ pub(super) async fn commit(
                                then ($20::jsonb ->> 'salesCloseAt')::timestamptz
                                else sales_close_at end
              where id = $2 and version = $3 and available_seats >= $1
-            returning version, available_seats, held_seats, reservation_count
+            returning version, available_seats, held_seats, reservation_count,
+                      seats_per_partner_max is not null or null as limited
         ), inserted as (
             insert into reservations
                    (id, created_at, version, hold_expires_at, seats, item, event_id, partner_id,
-                    status, idempotency_key, request_fingerprint, reference)
+                    status, idempotency_key, request_fingerprint, reference, limited)
             select row.id, $5, moved.version, row.hold_expires_at, row.seats,
                    coalesce(row.item, 0), $2, row.partner_id,
                    case when row.hold_expires_at is null then 'confirmed' else 'held' end,
-                   row.idempotency_key, row.request_fingerprint, row.reference
+                   row.idempotency_key, row.request_fingerprint, row.reference, moved.limited
               from moved,
                    (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,
                            unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,
@@ -85,11 +89,12 @@ pub(super) async fn commit(
         ), journalled as (
             insert into journal
                    (event_id, version, at, batch_id, change_count,
-                    kinds, reservation_ids, partner_ids, seats, event_change)
+                    kinds, reservation_ids, partner_ids, seats, event_change, key_ids)
             select $2, moved.version, $5, $6,
                    (select count(*) from inserted) + (select count(*) from altered),
                    $7::smallint[] || $13::smallint[], $8::uuid[] || $14::uuid[],
-                   $9::text[] || $15::text[], $10::integer[] || $16::integer[], $20::jsonb
+                   $9::text[] || $15::text[], $10::integer[] || $16::integer[], $20::jsonb,
+                   $26::text[]
               from moved
         )
         select version, available_seats, held_seats, reservation_count,
@@ -120,6 +125,7 @@ pub(super) async fn commit(
         &rows.references as &[Option<&str>],
         &rows.seats_after,
         &rows.holds_after as &[Option<Timestamp>],
+        key_ids.as_deref() as Option<&[Option<&str>]>,
     )
     .fetch_optional(connection)
     .await?;
@@ -219,6 +225,7 @@ struct Journalled<'a> {
     ids: Vec<Uuid>,
     partner_ids: Vec<&'a str>,
     seats: Vec<i32>,
+    key_ids: Vec<Option<&'a str>>,
 }
 
 impl<'a> Journalled<'a> {
@@ -227,6 +234,7 @@ impl<'a> Journalled<'a> {
         self.ids.push(change.reservation.id.0);
         self.partner_ids.push(change.reservation.partner_id.as_str());
         self.seats.push(change.seats);
+        self.key_ids.push(change.by.as_ref().map(KeyId::as_str));
     }
 }
 
@@ -261,6 +269,15 @@ impl<'a> Rows<'a> {
         }
         rows.forget_what_is_not_there(resized, extended);
         rows
+    }
+
+    /// The keys of operators, as the journal has them; `None` if there are none.
+    fn key_ids(&self, batch: &'a Batch) -> Option<Vec<Option<&'a str>>> {
+        let changes = [&self.inserted.key_ids[..], &self.altered.key_ids].concat();
+        let of_event = batch.event_changed_by.as_ref().map(KeyId::as_str);
+        let event = batch.event_change.as_ref().map(|_| of_event);
+        let all: Vec<_> = changes.into_iter().chain(event).collect();
+        all.iter().any(Option::is_some).then_some(all)
     }
 
     fn forget_what_is_not_there(&mut self, resized: bool, extended: bool) {

@@ -3,7 +3,9 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::domain::{Event, EventId, EventName, EventStatus, NewEvent, Timestamp};
+use crate::domain::{
+    Event, EventId, EventName, EventStatus, KeyId, NewEvent, Timestamp, TotalSeats,
+};
 
 /// A row of `events`, as it is stored.
 pub(super) struct EventRow {
@@ -14,6 +16,7 @@ pub(super) struct EventRow {
     pub held_seats: i32,
     pub reservation_count: i64,
     pub seats_per_reservation_max: i32,
+    pub seats_per_partner_max: Option<i32>,
     pub status: String,
     pub sales_open_at: Option<Timestamp>,
     pub sales_close_at: Option<Timestamp>,
@@ -37,6 +40,7 @@ impl TryFrom<EventRow> for Event {
             held_seats: row.held_seats,
             reservation_count: row.reservation_count,
             seats_per_reservation_max: row.seats_per_reservation_max,
+            seats_per_partner_max: row.seats_per_partner_max,
             status: EventStatus::parse(&row.status).ok_or_else(|| unreadable("status"))?,
             sales_open_at: row.sales_open_at,
             sales_close_at: row.sales_close_at,
@@ -54,8 +58,8 @@ pub(super) async fn event(
         EventRow,
         "-- event
         select id, name, total_seats, available_seats, held_seats, reservation_count,
-               seats_per_reservation_max, status, sales_open_at, sales_close_at, version,
-               created_at
+               seats_per_reservation_max, seats_per_partner_max, status, sales_open_at,
+               sales_close_at, version, created_at
           from events
          where id = $1",
         id.as_str(),
@@ -75,8 +79,8 @@ pub(super) async fn events_after(
         EventRow,
         "-- page_of_events
         select id, name, total_seats, available_seats, held_seats, reservation_count,
-               seats_per_reservation_max, status, sales_open_at, sales_close_at, version,
-               created_at
+               seats_per_reservation_max, seats_per_partner_max, status, sales_open_at,
+               sales_close_at, version, created_at
           from events
          where id > $1
          order by id
@@ -96,25 +100,28 @@ pub(super) async fn make_event(
     connection: &mut PgConnection,
     new: &NewEvent,
     made_by: Uuid,
+    made_by_key: Option<&KeyId>,
 ) -> Result<Option<Event>, sqlx::Error> {
     let made = sqlx::query_as!(
         EventRow,
         "-- make_event
         insert into events
                (id, name, initial_seats, total_seats, available_seats, seats_per_reservation_max,
-                sales_open_at, sales_close_at, made_by)
-        values ($1::text, $2::text, $3, $3, $3, $4, $5, $6, $7)
+                seats_per_partner_max, sales_open_at, sales_close_at, made_by, made_by_key)
+        values ($1::text, $2::text, $3, $3, $3, $4, $5::integer, $6, $7, $8, $9)
             on conflict (id) do nothing
         returning id, name, total_seats, available_seats, held_seats, reservation_count,
-                  seats_per_reservation_max, status, sales_open_at, sales_close_at, version,
-                  created_at",
+                  seats_per_reservation_max, seats_per_partner_max, status, sales_open_at,
+                  sales_close_at, version, created_at",
         new.id.as_str(),
         new.name.as_str(),
         new.total_seats.get(),
         new.seats_per_reservation_max.get(),
+        new.seats_per_partner_max.map(TotalSeats::get),
         new.sales_open_at,
         new.sales_close_at,
         made_by,
+        made_by_key.map(KeyId::as_str),
     )
     .fetch_optional(&mut *connection)
     .await?;

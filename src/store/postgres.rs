@@ -13,10 +13,13 @@ use super::connections::Connections;
 use super::error;
 use super::metrics::Metrics;
 use super::{
-    Batch, Commit, CommitError, Filter, Page, Position, Snapshot, Store, Unavailable, Versions,
+    Batch, Commit, CommitError, Filter, KeysChanged, Page, Position, Snapshot, Store, Unavailable,
+    Versions,
 };
-use super::{changes, commit, events, listing, reservations, schema, snapshot};
-use crate::domain::{Command, Event, EventId, NewEvent, Reservation, ReservationId};
+use super::{changes, commit, events, keys, listing, reservations, schema, snapshot};
+use crate::domain::{
+    Command, Event, EventId, Key, KeyId, NewEvent, NewKey, Reservation, ReservationId, Timestamp,
+};
 
 /// A read that meets a connection which broke while it was idle is asked once more on a new one.
 const READ_ATTEMPTS_MAX: usize = 2;
@@ -160,14 +163,54 @@ impl PostgresStore {
     }
 
     /// Makes an event; `None` if there is one with its id that another request made. `made_by`
-    /// names this request.
+    /// names this request, and `made_by_key` the operator's key that it came with.
     pub async fn make_event(
         &self,
         new: &NewEvent,
         made_by: Uuid,
+        made_by_key: Option<&KeyId>,
         until: Instant,
     ) -> Result<Option<Event>, Unavailable> {
-        ask!(self.reads, until, events::make_event(new, made_by))
+        ask!(self.reads, until, events::make_event(new, made_by, made_by_key))
+    }
+
+    /// Makes a key; the same one any number of times.
+    pub async fn make_key(&self, new: &NewKey, until: Instant) -> Result<Key, Unavailable> {
+        ask!(self.reads, until, keys::make_key(new))
+    }
+
+    /// Keys in the order of their ids, from the one after `after` on.
+    pub async fn keys_after(
+        &self,
+        after: &str,
+        count: i64,
+        until: Instant,
+    ) -> Result<Vec<Key>, Unavailable> {
+        ask!(self.reads, until, keys::keys_after(after, count))
+    }
+
+    /// Revokes a key, for ever; whether there is one with this id.
+    pub async fn revoke_key(
+        &self,
+        id: &KeyId,
+        by: Option<&KeyId>,
+        until: Instant,
+    ) -> Result<bool, Unavailable> {
+        ask!(self.reads, until, keys::revoke_key(id, by))
+    }
+
+    /// The keys that were made or revoked after `since`, by the database's clock.
+    pub async fn keys_changed(
+        &self,
+        since: Timestamp,
+        until: Instant,
+    ) -> Result<KeysChanged, Unavailable> {
+        ask!(self.reads, until, keys::keys_changed(since))
+    }
+
+    /// Writes down that keys were used just now.
+    pub async fn mark_used(&self, ids: &[KeyId], until: Instant) -> Result<(), Unavailable> {
+        ask!(self.reads, until, keys::mark_used(ids))
     }
 
     /// Some of the events that have holds past their time.

@@ -1,12 +1,14 @@
 //! Everything that a batch is decided on, read in one statement.
 
+use std::collections::HashMap;
+
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Snapshot;
 use super::events::EventRow;
 use super::reservations::ReservationRow;
-use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, Timestamp};
+use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage};
 
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
 /// a reservation cancelled in between gave its seats back twice.
@@ -27,8 +29,8 @@ pub(super) async fn snapshot(
         SnapshotRow,
         r#"-- snapshot
         select event.name, event.total_seats, event.available_seats, event.held_seats,
-               event.reservation_count, event.seats_per_reservation_max, event.status,
-               event.sales_open_at, event.sales_close_at, event.version, event.created_at,
+               event.reservation_count, event.seats_per_reservation_max,
+               event.seats_per_partner_max, event.status, event.sales_open_at, event.sales_close_at, event.version, event.created_at,
                clock_timestamp() as "now!",
                case when event.available_seats < $5::bigint then (
                     select hold_expires_at
@@ -38,13 +40,31 @@ pub(super) async fn snapshot(
                      order by hold_expires_at
                      limit 1
                ) end as next_hold_expires_at,
+               usage.seats as "usage_seats: Vec<i64>", usage.holds as "usage_holds: Vec<i64>",
                named.id as "id?", named.partner_id as "partner_id?", named.seats as "seats?",
                named.status as "reservation_status?",
                named.hold_expires_at as "hold_expires_at?", named.reference as "reference?",
                named.version as "reservation_version?", named.created_at as "reserved_at?",
                named.idempotency_key as "idempotency_key?",
                named.request_fingerprint as "request_fingerprint?", named.item as "item?"
-          from events as event
+          from events as event,
+               lateral (
+                select array_agg(of_partner.seats order by wanted.place) as seats,
+                       array_agg(of_partner.holds order by wanted.place) as holds
+                  from unnest($7::text[], $8::boolean[])
+                            with ordinality as wanted (partner_id, is_hold, place),
+                       lateral (
+                        select coalesce(sum(seats), 0)::bigint as seats,
+                               count(*) filter (where status = 'held') as holds
+                          from reservations
+                         where event_id = $1
+                           and partner_id = wanted.partner_id
+                           and (status = 'held' or (limited and status = 'confirmed'))
+                           and (status <> 'held' or hold_expires_at > statement_timestamp())
+                           and (wanted.is_hold or event.seats_per_partner_max is not null)
+                        offset 0
+                       ) as of_partner
+               ) as usage
           left join lateral (
                 select by_id.id, by_id.partner_id, by_id.seats, by_id.status,
                        by_id.hold_expires_at, by_id.reference, by_id.version, by_id.created_at,
@@ -83,6 +103,8 @@ pub(super) async fn snapshot(
         &wanted.keys as &[&str],
         wanted.seats,
         DUE_HOLDS_MAX as i64,
+        &wanted.limited_partner_ids as &[&str],
+        &wanted.has_holds,
     )
     .fetch_all(connection)
     .await?;
@@ -93,6 +115,10 @@ pub(super) async fn snapshot(
     let (event, now) = (first.event(event_id)?, first.now);
     let mut named = Named::default();
     named.next_hold_expires_at = first.next_hold_expires_at;
+    let usage = first.usage_seats.iter().flatten().zip(first.usage_holds.iter().flatten());
+    for (partner_id, (seats, holds)) in wanted.limited.into_iter().zip(usage) {
+        named.usage.insert(partner_id.clone(), Usage { seats: *seats, holds: *holds });
+    }
     for row in rows {
         if let Some(row) = row.reservation(event_id) {
             named.insert(row.try_into()?);
@@ -109,6 +135,7 @@ struct SnapshotRow {
     held_seats: i32,
     reservation_count: i64,
     seats_per_reservation_max: i32,
+    seats_per_partner_max: Option<i32>,
     status: String,
     sales_open_at: Option<Timestamp>,
     sales_close_at: Option<Timestamp>,
@@ -116,6 +143,8 @@ struct SnapshotRow {
     created_at: Timestamp,
     now: Timestamp,
     next_hold_expires_at: Option<Timestamp>,
+    usage_seats: Option<Vec<i64>>,
+    usage_holds: Option<Vec<i64>>,
     id: Option<Uuid>,
     partner_id: Option<String>,
     seats: Option<i32>,
@@ -139,6 +168,7 @@ impl SnapshotRow {
             held_seats: self.held_seats,
             reservation_count: self.reservation_count,
             seats_per_reservation_max: self.seats_per_reservation_max,
+            seats_per_partner_max: self.seats_per_partner_max,
             status: self.status.clone(),
             sales_open_at: self.sales_open_at,
             sales_close_at: self.sales_close_at,
@@ -173,6 +203,10 @@ struct Wanted<'a> {
     ids: Vec<Uuid>,
     partner_ids: Vec<&'a str>,
     keys: Vec<&'a str>,
+    /// Of whom it has to be known what they have, and whether more holds are wanted: each once.
+    limited: Vec<&'a PartnerId>,
+    limited_partner_ids: Vec<&'a str>,
+    has_holds: Vec<bool>,
     /// In all. What is available covers them, or holds past their time may have to.
     seats: i64,
 }
@@ -180,6 +214,7 @@ struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     fn by(commands: &[&'a Command]) -> Self {
         let mut wanted = Self::default();
+        let mut limited = HashMap::new();
         for command in commands {
             wanted.seats = wanted.seats.saturating_add(command.seats_wanted());
             match command {
@@ -188,10 +223,18 @@ impl<'a> Wanted<'a> {
                         wanted.partner_ids.push(reserve.partner_id.as_str());
                         wanted.keys.push(key.as_str());
                     }
+                    if reserve.limits.is_some() {
+                        *limited.entry(&reserve.partner_id).or_insert(false) |= reserve.has_holds();
+                    }
                 }
                 Command::Alter(alter) => wanted.ids.push(alter.id.0),
                 Command::ChangeEvent(_) | Command::Sweep => {}
             }
+        }
+        for (partner_id, has_holds) in limited {
+            wanted.limited.push(partner_id);
+            wanted.limited_partner_ids.push(partner_id.as_str());
+            wanted.has_holds.push(has_holds);
         }
         wanted
     }

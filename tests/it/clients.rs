@@ -2,7 +2,9 @@
 //! use them, with their types checked. The generators come from npm and PyPI, Node.js too, into a
 //! folder of their own below `target`.
 
-use crate::support::with_app;
+use ticketboss::domain::Scope;
+
+use crate::support::with_settings;
 use crate::support::workshop::Workshop;
 
 /// The lines that each of the programs prints, but for the time.
@@ -25,14 +27,16 @@ fn check_printed(printed: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_in_typescript_is_generated_and_works() {
-    with_app(async |app| {
+    with_settings(&[("ACCESS_CONTROL", "keys")], async |app| {
         let workshop = Workshop::of("examples/typescript").await;
         workshop.write("openapi.json", &app.get("/openapi.json").await.text);
         workshop.install_packages().await;
         workshop.run("npm", &["run", "lint"]).await;
         workshop.run("npm", &["run", "generate"]).await;
         workshop.run("npm", &["run", "build"]).await;
-        check_printed(&workshop.run("npm", &["run", "--silent", "start", &app.base]).await);
+        let key = format!("TICKETBOSS_KEY={}", app.key(Scope::Operator).await.1);
+        let run = [&key, "npm", "run", "--silent", "start", &app.base];
+        check_printed(&workshop.run("env", &run).await);
         // What the document does not allow does not compile.
         let program = workshop.read("main.ts").expect("the program");
         workshop.write("main.ts", &program.replace("seats: 3", "seats: \"3\""));
@@ -45,7 +49,7 @@ async fn a_client_in_typescript_is_generated_and_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_in_python_is_generated_and_works() {
-    with_app(async |app| {
+    with_settings(&[("ACCESS_CONTROL", "keys")], async |app| {
         let workshop = Workshop::of("examples/python").await;
         workshop.write("openapi.json", &app.get("/openapi.json").await.text);
         let generate = ["generate", "--path", "openapi.json", "--output-path", "ticketboss_client"];
@@ -53,7 +57,9 @@ async fn a_client_in_python_is_generated_and_works() {
         let said = workshop.run("openapi-python-client", &generate).await;
         assert!(!said.contains("WARNING"), "{said}");
         workshop.run("mypy", &["--strict", "main.py"]).await;
-        check_printed(&workshop.run("python", &["main.py", &app.base]).await);
+        let key = format!("TICKETBOSS_KEY={}", app.key(Scope::Operator).await.1);
+        let run = [&key, "python", "main.py", &app.base];
+        check_printed(&workshop.run("env", &run).await);
     })
     .await;
 }

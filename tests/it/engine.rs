@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection, Settings};
 use ticketboss::domain::{
-    Acceptance, Action, Command, EventId, HoldTime, Item, Precondition, Refusal, Reservation,
-    ReservationId, Reserve, SeatCount,
+    Acceptance, Action, Caller, Command, EventId, HoldTime, Item, Precondition, Refusal,
+    Reservation, ReservationId, Reserve, SeatCount,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -250,6 +250,8 @@ async fn those_who_change_one_thing_leave_room_for_the_others() {
         is_list: false,
         key: None,
         precondition: Precondition::Any,
+        by: Caller::Anybody,
+        limits: None,
     });
     assert_eq!(made(engine.submit(hold).await).version, 1);
     let in_flight = engine.start_stalled(reserve(1)).await;

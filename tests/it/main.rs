@@ -1,5 +1,6 @@
 //! The service as its users meet it: over HTTP, on a real PostgreSQL, as a process.
 
+mod access;
 mod auditor;
 mod changes;
 mod chaos;

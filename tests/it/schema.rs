@@ -17,6 +17,8 @@ insert into journal (event_id, version, at, batch_id, change_count,
                      kinds, reservation_ids, partner_ids, seats)
      values ('e', 1, now(), gen_random_uuid(), 1,
              '{1}', '{00000000-0000-7000-8000-000000000001}', '{p}', '{3}');
+insert into keys (id, secret_sha256, name, scope)
+     values ('0123456789abcdef', sha256('secret'), 'n', 'operator');
 ";
 
 /// Every constraint of the schema, with statements that it alone must refuse.
@@ -145,6 +147,29 @@ const REFUSED: &[(&str, &[&str])] = &[
         "change_kinds_known",
         &["update journal set kinds = '{0}'", "update journal set kinds = '{8}'"],
     ),
+    (
+        "keys_pkey",
+        &["insert into keys (id, secret_sha256, name, scope)
+           values ('0123456789abcdef', sha256('another'), 'n', 'read')"],
+    ),
+    (
+        "keys_id_is_hexadecimal",
+        &["update keys set id = ''", "update keys set id = '0123456789ABCDEF'"],
+    ),
+    (
+        "keys_secret_is_a_sha256",
+        &["update keys set secret_sha256 = ''", "update keys set secret_sha256 = 'secret'"],
+    ),
+    (
+        "keys_name_is_sane",
+        &["update keys set name = ''", "update keys set name = repeat('n', 129)"],
+    ),
+    ("keys_scope_known", &["update keys set scope = 'admin'"]),
+    (
+        "keys_partner_has_an_id",
+        &["update keys set scope = 'partner'", "update keys set partner_id = 'p'"],
+    ),
+    ("keys_revoked_by_when", &["update keys set revoked_by = '0123456789abcdef'"]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,12 +196,12 @@ async fn no_constraint_is_left_out() {
         "select conname::text from pg_constraint
            left join pg_class on pg_class.oid = conrelid
            left join pg_type on pg_type.oid = contypid
-          where (relname in ('events', 'reservations', 'journal') and contype <> 'n')
+          where (relname in ('events', 'reservations', 'journal', 'keys') and contype <> 'n')
              or typnamespace = 'public'::regnamespace
           union
          select indexrelid::regclass::text from pg_index
            join pg_class on pg_class.oid = indrelid
-          where relname in ('events', 'reservations', 'journal') and indisunique",
+          where relname in ('events', 'reservations', 'journal', 'keys') and indisunique",
     )
     .fetch_all(&mut database.connect().await)
     .await
@@ -193,7 +218,7 @@ async fn required_columns_are_required() {
     database.execute(SOUND).await;
     let nullable: Vec<String> = sqlx::query_scalar(
         "select table_name || '.' || column_name from information_schema.columns
-          where table_name in ('events', 'reservations', 'journal') and is_nullable = 'YES'
+          where table_name in ('events', 'reservations', 'journal', 'keys') and is_nullable = 'YES'
           order by 1",
     )
     .fetch_all(&mut database.connect().await)
@@ -201,11 +226,21 @@ async fn required_columns_are_required() {
     .expect("the catalogue is readable");
     let expected = [
         "events.made_by",
+        "events.made_by_key",
         "events.sales_close_at",
         "events.sales_open_at",
+        "events.seats_per_partner_max",
         "journal.event_change",
+        "journal.key_ids",
+        "keys.expires_at",
+        "keys.last_used_at",
+        "keys.made_by",
+        "keys.partner_id",
+        "keys.revoked_at",
+        "keys.revoked_by",
         "reservations.hold_expires_at",
         "reservations.idempotency_key",
+        "reservations.limited",
         "reservations.reference",
         "reservations.request_fingerprint",
     ];

@@ -1,11 +1,12 @@
 //! The two stores that batches are committed to, held to the same rules: what the batcher is shown
 //! to do on the simulated one, it does on the real one.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ticketboss::domain::{
-    Action, Change, ChangeKind, EventId, IdempotencyKey, KeyedRequest, Reservation, ReservationId,
-    Status,
+    Action, Change, ChangeKind, Command, EventId, HoldTime, IdempotencyKey, KeyedRequest,
+    Reservation, ReservationId, Status, Usage,
 };
 use ticketboss::store::{Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Store};
 use time::OffsetDateTime;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::support::simulated::Simulated;
-use crate::support::{TestDatabase, alter, partner, reserve_as};
+use crate::support::{TestDatabase, alter, limited, partner, reserve_as};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -166,6 +167,19 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
         assert!(verdict.starts_with("Accepted"), "{verdict}");
     }
 
+    // What a partner has is read where a command is limited, and counts what has not ended.
+    let hold = |seconds| {
+        let Command::Reserve(mut hold) = reserve_as("abc-corp", 1, None) else { unreachable!() };
+        hold.items[0].hold = HoldTime::new(seconds);
+        limited(Command::Reserve(hold), 9)
+    };
+    let asked = hold(60);
+    let snapshot = store.snapshot(event, &[&asked, &cancel], until).await.expect("it answers");
+    let usage = snapshot.expect("the event is there").named.usage;
+    assert_eq!(usage, HashMap::from([(partner("abc-corp"), Usage::default())]));
+    let snapshot = store.snapshot(event, &[&retry], until).await.expect("it answers");
+    assert!(snapshot.expect("the event is there").named.usage.is_empty());
+
     // A row that is not at its previous version fails the statement, seats and all.
     let stale = store.commit(&cancel_of(made, event, 1, 7), until).await;
     assert!(matches!(stale, Err(CommitError::BadRow(_))), "{stale:?}");
@@ -183,6 +197,7 @@ fn batch(event: &EventId, base_version: i64, net_seats: i32, change: Change) -> 
         net_seats,
         net_held: 0,
         net_confirmed: net_seats.signum().into(),
+        event_changed_by: None,
         at: OffsetDateTime::UNIX_EPOCH,
         changes: vec![change],
         event_change: None,
@@ -208,7 +223,7 @@ fn insert(event: &EventId, base_version: i64, seats: i32, key: Option<&str>) -> 
         item: 0,
     };
     let kind = ChangeKind::Reserved;
-    let change = Change { kind, seats, reservation, previous_version: None };
+    let change = Change { kind, seats, reservation, previous_version: None, by: None };
     batch(event, base_version, seats, change)
 }
 
@@ -223,6 +238,7 @@ fn cancel_of(
         seats: made.seats,
         reservation: Reservation { status: Status::Cancelled, ..made.clone() },
         previous_version: Some(previous_version),
+        by: None,
     };
     batch(event, base_version, -made.seats, change)
 }

@@ -9,11 +9,11 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use ticketboss::config::{Config, Database};
 use ticketboss::domain::{
-    Action, Alter, Command, IdempotencyKey, Item, PartnerId, Precondition, ReservationId, Reserve,
-    SeatCount,
+    Action, Alter, Caller, Command, IdempotencyKey, Item, KeyId, KeyName, PartnerId, PartnerLimits,
+    Precondition, ReservationId, Reserve, Scope, SeatCount,
 };
 use ticketboss::postgres::ThrowawayPostgres;
-use ticketboss::server::{OpenDatabase, Server, listen};
+use ticketboss::server::{OpenDatabase, Server, keys, listen};
 use uuid::Uuid;
 
 pub mod binary;
@@ -134,22 +134,27 @@ pub async fn with_database(
 
 impl TestApp {
     async fn start(database: TestDatabase, settings: &[(&str, &str)]) -> Self {
-        let config = Config::from_lookup(&|name| {
-            let given = settings.iter().find(|(setting, _)| *setting == name);
-            let fixed = match name {
-                "PORT" => Some("0"),
-                "WORKERS" => Some("2"),
-                "DATABASE_URL" => Some(database.url.as_str()),
-                _ => None,
-            };
-            given.map(|(_, value)| *value).or(fixed).map(str::to_owned)
-        })
-        .expect("the settings are good");
+        let config = config(&database, settings);
         let open = OpenDatabase::open(&config.database).await.expect("it is given");
         let listeners = listen(&config.addresses).expect("a free port");
         let server = Server::start(&config, &open, listeners).await.expect("the server starts");
         let base = format!("http://{}", server.address());
         Self { database, base, client: Client::new(), server }
+    }
+
+    /// Makes a key as it is made at the command line.
+    pub async fn key(&self, scope: Scope) -> (KeyId, String) {
+        let name = KeyName::parse("a test").expect("a name");
+        let made = keys::make(&config(&self.database, &[]), name, scope, None).await;
+        let (key, text) = made.expect("a key is made");
+        (key.id, text)
+    }
+
+    /// Sends a request with a key, and a body if it is one.
+    pub async fn send_as(&self, key: &str, method: Method, path: &str, body: Value) -> Answer {
+        let authorization = format!("Bearer {key}");
+        let headers = [("authorization", authorization.as_str()), ("if-match", "*")];
+        self.send(method, path, &headers, (!body.is_null()).then(|| body.to_string())).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -227,6 +232,20 @@ impl TestApp {
     }
 }
 
+fn config(database: &TestDatabase, settings: &[(&str, &str)]) -> Config {
+    Config::from_lookup(&|name| {
+        let given = settings.iter().find(|(setting, _)| *setting == name);
+        let fixed = match name {
+            "PORT" => Some("0"),
+            "WORKERS" => Some("2"),
+            "DATABASE_URL" => Some(database.url.as_str()),
+            _ => None,
+        };
+        given.map(|(_, value)| *value).or(fixed).map(str::to_owned)
+    })
+    .expect("the settings are good")
+}
+
 /// An answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
@@ -289,10 +308,19 @@ pub fn reserve_as(name: &str, seats: i32, key: Option<&str>) -> Command {
         is_list: false,
         key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
         precondition: Precondition::Any,
+        by: Caller::Anybody,
+        limits: None,
     })
+}
+
+/// The same command, of a partner that may have so many holds.
+pub fn limited(command: Command, open_holds_max: u32) -> Command {
+    let Command::Reserve(reserve) = command else { return command };
+    let by = Caller::Partner(reserve.partner_id.clone());
+    Command::Reserve(Reserve { by, limits: Some(PartnerLimits { open_holds_max }), ..reserve })
 }
 
 /// What is done to a reservation, at whatever version it is.
 pub fn alter(id: ReservationId, action: Action) -> Command {
-    Command::Alter(Alter { id, action, precondition: Precondition::Any })
+    Command::Alter(Alter { id, action, precondition: Precondition::Any, by: Caller::Anybody })
 }

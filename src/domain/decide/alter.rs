@@ -2,8 +2,8 @@
 
 use super::Batch;
 use crate::domain::{
-    Acceptance, Action, Alter, ChangeKind, HoldTime, Refusal, Reservation, SeatCount, Status,
-    Verdict,
+    Acceptance, Action, Alter, Caller, ChangeKind, HoldTime, Refusal, Reservation, SeatCount,
+    Status, Verdict,
 };
 
 /// A hold that is extended again and again ends so long after it was made.
@@ -11,11 +11,13 @@ const HOLD_LIFE_MAX: time::Duration = time::Duration::days(7);
 
 impl Batch<'_> {
     pub fn alter(&mut self, alter: &Alter) -> Verdict {
-        let Alter { id, action, precondition } = alter;
+        let Alter { id, action, precondition, by } = alter;
         if self.altered.contains(id) {
             return Verdict::Deferred;
         }
-        let Some(found) = self.named.by_id(*id) else {
+        // Another partner's is not there, whatever has become of it.
+        let found = self.named.by_id(*id).filter(|found| by.may_touch(&found.partner_id));
+        let Some(found) = found else {
             return Verdict::Refused(Refusal::ReservationNotFound);
         };
         let is_due = found.is_due(self.now);
@@ -38,29 +40,31 @@ impl Batch<'_> {
             (Status::Confirmed, Action::Confirm) => {
                 Verdict::Accepted(Acceptance::Unaltered(found.clone()))
             }
-            (Status::Held, Action::Confirm) => self.confirm(found),
-            (Status::Held, Action::Extend(time)) => self.extend(found, *time),
-            (Status::Held | Status::Confirmed, Action::Shrink(seats)) => self.shrink(found, *seats),
+            (Status::Held, Action::Confirm) => self.confirm(found, by),
+            (Status::Held, Action::Extend(time)) => self.extend(found, *time, by),
+            (Status::Held | Status::Confirmed, Action::Shrink(seats)) => {
+                self.shrink(found, *seats, by)
+            }
             (Status::Held | Status::Confirmed, Action::Cancel) => {
-                self.end(ChangeKind::Cancelled, found);
+                self.end(ChangeKind::Cancelled, found, by);
                 self.freed_seats += found.seats;
                 Verdict::Accepted(Acceptance::Cancelled)
             }
         }
     }
 
-    fn confirm(&mut self, hold: &Reservation) -> Verdict {
+    fn confirm(&mut self, hold: &Reservation, by: &Caller) -> Verdict {
         let confirmed = Reservation { status: Status::Confirmed, ..hold.clone() };
-        self.change(ChangeKind::Confirmed, hold, hold.seats, confirmed)
+        self.change(ChangeKind::Confirmed, hold, hold.seats, confirmed, by)
     }
 
-    fn extend(&mut self, hold: &Reservation, time: HoldTime) -> Verdict {
+    fn extend(&mut self, hold: &Reservation, time: HoldTime, by: &Caller) -> Verdict {
         let end = (self.now + time.duration()).min(hold.created_at + HOLD_LIFE_MAX);
         let extended = Reservation { hold_expires_at: Some(end), ..hold.clone() };
-        self.change(ChangeKind::Extended, hold, hold.seats, extended)
+        self.change(ChangeKind::Extended, hold, hold.seats, extended, by)
     }
 
-    fn shrink(&mut self, found: &Reservation, seats: SeatCount) -> Verdict {
+    fn shrink(&mut self, found: &Reservation, seats: SeatCount, by: &Caller) -> Verdict {
         let seats = seats.get();
         if seats > found.seats {
             return Verdict::Refused(Refusal::CannotGrow { seats: found.seats });
@@ -71,7 +75,8 @@ impl Batch<'_> {
         }
         let freed = found.seats - seats;
         self.freed_seats += freed;
-        self.change(ChangeKind::Shrunk, found, freed, Reservation { seats, ..found.clone() })
+        let shrunk = Reservation { seats, ..found.clone() };
+        self.change(ChangeKind::Shrunk, found, freed, shrunk, by)
     }
 
     fn change(
@@ -80,9 +85,10 @@ impl Batch<'_> {
         before: &Reservation,
         seats: i32,
         after: Reservation,
+        by: &Caller,
     ) -> Verdict {
         let after = Reservation { version: self.event.version + 1, ..after };
-        self.write(kind, seats, Some(before), after.clone());
+        self.write(kind, seats, Some(before), after.clone(), by);
         Verdict::Accepted(Acceptance::Altered(after))
     }
 
@@ -93,13 +99,13 @@ impl Batch<'_> {
         }
         self.due_seats -= hold.seats;
         self.available_seats += hold.seats;
-        self.end(ChangeKind::Expired, hold);
+        self.end(ChangeKind::Expired, hold, &Caller::Anybody);
     }
 
-    fn end(&mut self, kind: ChangeKind, before: &Reservation) {
+    fn end(&mut self, kind: ChangeKind, before: &Reservation, by: &Caller) {
         let status = kind.status().expect("an end is a status");
         let version = self.event.version + 1;
         let after = Reservation { status, version, ..before.clone() };
-        self.write(kind, before.seats, Some(before), after);
+        self.write(kind, before.seats, Some(before), after, by);
     }
 }

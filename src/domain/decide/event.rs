@@ -35,6 +35,7 @@ impl Batch<'_> {
         self.available_seats -= lost_seats;
         self.decision.net_seats += lost_seats;
         self.decision.event_change = Some(change);
+        self.decision.event_changed_by = wanted.by.operator_key().cloned();
         after.available_seats = self.available_seats;
         after.held_seats += self.decision.net_held;
         Verdict::Accepted(Acceptance::EventChanged(after))

@@ -10,6 +10,7 @@ use crate::domain::{
     Reference, SeatCount, TotalSeats,
 };
 
+mod access;
 mod properties;
 
 const NOW: Timestamp = OffsetDateTime::UNIX_EPOCH;
@@ -26,6 +27,7 @@ fn event(available_seats: i32) -> Event {
         held_seats: 100,
         reservation_count: 70,
         seats_per_reservation_max: 10,
+        seats_per_partner_max: None,
         status: EventStatus::OnSale,
         sales_open_at: None,
         sales_close_at: None,
@@ -55,6 +57,8 @@ fn reserve_all(items: Vec<Item>, key: Option<&str>, precondition: Precondition) 
         items,
         key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
         precondition,
+        by: Caller::Anybody,
+        limits: None,
     })
 }
 
@@ -72,7 +76,12 @@ fn at_version(version: i64) -> Precondition {
 }
 
 fn alter(number: u128, action: Action) -> Command {
-    Command::Alter(Alter { id: id(number), action, precondition: Precondition::Any })
+    Command::Alter(Alter {
+        id: id(number),
+        action,
+        precondition: Precondition::Any,
+        by: Caller::Anybody,
+    })
 }
 
 fn cancel(number: u128) -> Command {
@@ -189,6 +198,8 @@ fn short(verdict: &Verdict) -> String {
             }
             Refusal::SalesClosed { status, .. } => format!("closed:{}", status.as_str()),
             Refusal::TooManySeats { seats_max, .. } => format!("at-most:{seats_max}"),
+            Refusal::TooManyHolds { used, max } => format!("holds:{used}/{max}"),
+            Refusal::TooManySeatsOfPartner { used, max } => format!("seats:{used}/{max}"),
             Refusal::ReservationNotFound => "not-found".into(),
             Refusal::HoldExpired => "hold-expired".into(),
             Refusal::ReservationNotActive { status } => format!("is-{}", status.as_str()),
@@ -477,7 +488,12 @@ fn one_of_those_who_name_a_version_wins() {
     check(9, &[], &[stale], "is-at:41", 0);
 
     let at = |version, action| {
-        Command::Alter(Alter { id: id(1), action, precondition: at_version(version) })
+        Command::Alter(Alter {
+            id: id(1),
+            action,
+            precondition: at_version(version),
+            by: Caller::Anybody,
+        })
     };
     let made = [stored(1, 4, Status::Confirmed, None)];
     let commands = [at(40, Action::Cancel), at(40, Action::Cancel)];

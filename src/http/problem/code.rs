@@ -7,14 +7,18 @@ use actix_web::http::StatusCode;
 pub enum Code {
     ValidationFailed,
     MalformedJson,
+    Unauthenticated,
+    Forbidden,
     EventNotFound,
     ReservationNotFound,
+    KeyNotFound,
     RouteNotFound,
     MethodNotAllowed,
     RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
     InsufficientSeats,
+    PartnerLimitExceeded,
     EventExists,
     HoldExpired,
     ReservationNotActive,
@@ -24,6 +28,7 @@ pub enum Code {
     PreconditionRequired,
     VersionConflict,
     IdempotencyKeyReused,
+    RateLimited,
     Internal,
     Overloaded,
     DatabaseUnavailable,
@@ -41,17 +46,21 @@ pub struct Entry {
 }
 
 impl Code {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 29] = [
         Self::ValidationFailed,
         Self::MalformedJson,
+        Self::Unauthenticated,
+        Self::Forbidden,
         Self::EventNotFound,
         Self::ReservationNotFound,
+        Self::KeyNotFound,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::BodyTooLarge,
         Self::UnsupportedMediaType,
         Self::InsufficientSeats,
+        Self::PartnerLimitExceeded,
         Self::EventExists,
         Self::HoldExpired,
         Self::ReservationNotActive,
@@ -61,6 +70,7 @@ impl Code {
         Self::PreconditionRequired,
         Self::VersionConflict,
         Self::IdempotencyKeyReused,
+        Self::RateLimited,
         Self::Internal,
         Self::Overloaded,
         Self::DatabaseUnavailable,
@@ -84,6 +94,22 @@ impl Code {
                 "The body is not JSON",
                 "The body could not be read as JSON (RFC 8259) in UTF-8. Nothing happened.",
             ),
+            Self::Unauthenticated => (
+                "unauthenticated",
+                401,
+                "A valid key is needed",
+                "Send one as `Authorization: Bearer tb_...`. If one was sent, it is misspelt, has \
+                 expired, was revoked, or has never existed; ask the operators of this service for \
+                 another. Nothing happened.",
+            ),
+            Self::Forbidden => (
+                "forbidden",
+                403,
+                "The key is not for this",
+                "The key is valid, and its scope does not allow the request: a partner's key is for \
+                 that partner's reservations alone, and keys that only read change nothing. Nothing \
+                 happened.",
+            ),
             Self::EventNotFound => (
                 "event_not_found",
                 404,
@@ -96,8 +122,15 @@ impl Code {
                 404,
                 "No such reservation",
                 "There is no reservation with the id in the path (in the event, where the path \
-                 names one). For a DELETE it may also have been cancelled already, or have \
+                 names one), or it is another partner's. For a DELETE it may also have been cancelled already, or have \
                  expired: its seats have been given back, once.",
+            ),
+            Self::KeyNotFound => (
+                "key_not_found",
+                404,
+                "No such key",
+                "There is no key with the id in the path. Keys that were revoked stay in the list, \
+                 and so this one has never existed.",
             ),
             Self::RouteNotFound => (
                 "route_not_found",
@@ -139,6 +172,15 @@ impl Code {
                  were when this was decided. A smaller request may succeed, and cancelled seats \
                  may come back; so may held ones, from `nextHoldExpiresAt` on, where that is \
                  given. Nothing happened, and an idempotency key was not used up.",
+            ),
+            Self::PartnerLimitExceeded => (
+                "partner_limit_exceeded",
+                409,
+                "The partner has as much as it may have",
+                "`limit` says of what: `maxSeatsPerPartner` counts the seats that the partner holds \
+                 and has booked of this event, `openHolds` its holds. `limitUsed` is what it has, \
+                 `limitMax` what it may have. A smaller request may succeed, or this one once \
+                 something is cancelled. Nothing happened, and an idempotency key was not used up.",
             ),
             Self::EventExists => (
                 "event_exists",
@@ -205,6 +247,14 @@ impl Code {
                 "A reservation of this partner was made under the same `Idempotency-Key` by a \
                  request with other values. Nothing happened; use a new key for a new request.",
             ),
+            Self::RateLimited => (
+                "rate_limited",
+                429,
+                "Too many requests",
+                "More requests came with this partner's keys than it may send; `RateLimit` says on \
+                 every answer how many are left, and `RateLimit-Policy` how many there are. Nothing \
+                 happened; send the request again after `Retry-After`.",
+            ),
             Self::Internal => (
                 "internal",
                 500,
@@ -235,7 +285,7 @@ impl Code {
                  cancelling can be sent again, too (without `If-Match`: it would name the version \
                  before). Without a key: read `reservationId`; once the event's version is higher \
                  than `version`, a 404 is final. Whether an event was made, a read of `eventId` \
-                 tells.",
+                 tells; of a key, the list of keys.",
             ),
             Self::Draining => (
                 "draining",

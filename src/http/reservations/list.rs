@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::{ReservationBody, ReservationStatus};
 use crate::domain::{EventId, PartnerId, Reference, Reservation, Status};
+use crate::http::access::Viewer;
 use crate::http::body::FromJson as _;
 use crate::http::openapi::problems;
 use crate::http::problem::Problem;
@@ -51,6 +52,7 @@ pub struct PageBody<'a> {
 #[utoipa::path(
     tag = "reservations",
     params(("eventId" = String, Path, example = "node-meetup-2025"), ListQuery),
+    security(("key" = ["partner", "read", "operator"])),
     responses(
         (status = 200, description = "A page of them, or all of them as CSV", content(
             (PageBody = "application/json"),
@@ -61,14 +63,16 @@ pub struct PageBody<'a> {
 )]
 #[get("/events/{eventId}/reservations")]
 pub async fn list_reservations(
+    viewer: Viewer,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let event_id = event_id(&path)?;
     let mut query = Query::of(&request)?;
+    let partner_id = query.take("partnerId", PartnerId::MUST_BE, PartnerId::parse)?;
     let filter = Filter {
-        partner_id: query.take("partnerId", PartnerId::MUST_BE, PartnerId::parse)?,
+        partner_id: viewer.about(partner_id)?,
         status: query.take("status", STATUS_MUST_BE, Status::parse)?,
         reference: query.take("reference", Reference::MUST_BE, Reference::parse)?,
     };
@@ -231,7 +235,7 @@ fn neutral(text: &str) -> Cow<'_, str> {
 #[into_params(parameter_in = Query)]
 #[allow(dead_code, reason = "describes parameters")]
 struct ListQuery {
-    /// Only those of this partner.
+    /// Only those of this partner. With a partner's own key there are no others.
     #[param(rename = "partnerId", value_type = String, required = false, min_length = 1,
         max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]

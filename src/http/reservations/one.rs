@@ -15,6 +15,7 @@ use super::ReservationBody;
 use crate::domain::{
     Acceptance, Action, Alter, Command, EventId, HoldTime, Reservation, ReservationId, SeatCount,
 };
+use crate::http::access::{Booker, Identity, Viewer};
 use crate::http::body::{self, Field, Fields};
 use crate::http::headers::{IfMatchHeader, if_match, shown};
 use crate::http::openapi::problems;
@@ -77,7 +78,13 @@ impl Target {
         Ok(Self { event_id, id })
     }
 
-    async fn find(self, app: &App, until: Instant) -> Result<Reservation, Problem> {
+    /// What `identity` may see of it.
+    async fn find(
+        self,
+        app: &App,
+        identity: &Identity,
+        until: Instant,
+    ) -> Result<Reservation, Problem> {
         let Self { event_id, id } = self;
         let event = event_id.clone();
         // In a task of its own: dropped in the middle of a read, with a request whose client has
@@ -88,6 +95,8 @@ impl Target {
         if let (None, Some(event)) = (&found, event) {
             app.find_event(&event).await?;
         }
+        // Another partner's is not there.
+        let found = found.filter(|found| identity.caller().may_touch(&found.partner_id));
         found.ok_or_else(Problem::reservation_not_found)
     }
 
@@ -96,6 +105,7 @@ impl Target {
         self,
         app: &App,
         action: Action,
+        booker: &Booker,
         request: &HttpRequest,
     ) -> Result<Option<Reservation>, Problem> {
         let precondition = if_match(request)?.unwrap_or_default();
@@ -103,9 +113,9 @@ impl Target {
         let id = self.id;
         let event_id = match self.event_id {
             Some(event_id) => event_id,
-            None => self.find(app, answer_by).await?.event_id,
+            None => self.find(app, booker, answer_by).await?.event_id,
         };
-        let command = Command::Alter(Alter { id, action, precondition });
+        let command = Command::Alter(Alter { id, action, precondition, by: booker.caller() });
         match app.submit(&event_id, command, answer_by).await? {
             Acceptance::Altered(made) | Acceptance::Unaltered(made) => Ok(Some(made)),
             Acceptance::Cancelled => Ok(None),
@@ -118,8 +128,8 @@ impl Target {
     }
 }
 
-async fn read(app: &App, ids: &Ids) -> Result<HttpResponse, Problem> {
-    let found = Target::of(ids)?.find(app, app.answer_by()).await?;
+async fn read(app: &App, ids: &Ids, viewer: &Viewer) -> Result<HttpResponse, Problem> {
+    let found = Target::of(ids)?.find(app, viewer, app.answer_by()).await?;
     Ok(shown(found.version, &ReservationBody::from(&found)))
 }
 
@@ -127,9 +137,10 @@ async fn alter(
     app: &App,
     ids: &Ids,
     action: Action,
+    booker: &Booker,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    Ok(match Target::of(ids)?.alter(app, action, request).await? {
+    Ok(match Target::of(ids)?.alter(app, action, booker, request).await? {
         Some(made) => shown(made.version, &ReservationBody::from(&made)),
         None => HttpResponse::NoContent().finish(),
     })
@@ -138,23 +149,25 @@ async fn alter(
 async fn extend(
     app: &App,
     ids: &Ids,
+    booker: &Booker,
     request: &HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(request, payload).await?;
-    let wanted: ExtendRequest = body::parse_known(&body)?;
-    alter(app, ids, Action::Extend(wanted.hold_seconds.must()), request).await
+    let wanted: ExtendRequest = body::parse_known(&body, &())?;
+    alter(app, ids, Action::Extend(wanted.hold_seconds.must()), booker, request).await
 }
 
 async fn shrink(
     app: &App,
     ids: &Ids,
+    booker: &Booker,
     request: &HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(request, payload).await?;
-    let wanted: ShrinkRequest = body::parse_known(&body)?;
-    alter(app, ids, Action::Shrink(wanted.seats.must()), request).await
+    let wanted: ShrinkRequest = body::parse_known(&body, &())?;
+    alter(app, ids, Action::Shrink(wanted.seats.must()), booker, request).await
 }
 
 /// Read a reservation
@@ -166,14 +179,16 @@ async fn shrink(
         ("eventId" = String, Path, example = "node-meetup-2025"),
         ("reservationId" = Uuid, Path),
     ),
+    security(("key" = ["partner", "read", "operator"])),
     responses(Shown, ReadOfEventProblems),
 )]
 #[get("/events/{eventId}/reservations/{reservationId}")]
 pub async fn read_reservation_of_event(
+    viewer: Viewer,
     app: Data<App>,
     ids: Path<Ids>,
 ) -> Result<HttpResponse, Problem> {
-    read(&app, &ids).await
+    read(&app, &ids, &viewer).await
 }
 
 /// Read a reservation, found by its id alone
@@ -184,11 +199,16 @@ pub async fn read_reservation_of_event(
     params(
         ("reservationId" = Uuid, Path),
     ),
+    security(("key" = ["partner", "read", "operator"])),
     responses(Shown, ReadProblems),
 )]
 #[get("/reservations/{reservationId}")]
-pub async fn read_reservation(app: Data<App>, ids: Path<Ids>) -> Result<HttpResponse, Problem> {
-    read(&app, &ids).await
+pub async fn read_reservation(
+    viewer: Viewer,
+    app: Data<App>,
+    ids: Path<Ids>,
+) -> Result<HttpResponse, Problem> {
+    read(&app, &ids, &viewer).await
 }
 
 /// Cancel a reservation
@@ -202,15 +222,17 @@ pub async fn read_reservation(app: Data<App>, ids: Path<Ids>) -> Result<HttpResp
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses((status = 204, description = "Cancelled by this call"), CancelOfEventProblems),
 )]
 #[delete("/events/{eventId}/reservations/{reservationId}")]
 pub async fn cancel_reservation_of_event(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    alter(&app, &ids, Action::Cancel, &request).await
+    alter(&app, &ids, Action::Cancel, &booker, &request).await
 }
 
 /// Cancel a reservation, found by its id alone
@@ -223,15 +245,17 @@ pub async fn cancel_reservation_of_event(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses((status = 204, description = "Cancelled by this call"), CancelProblems),
 )]
 #[delete("/reservations/{reservationId}")]
 pub async fn cancel_reservation(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    alter(&app, &ids, Action::Cancel, &request).await
+    alter(&app, &ids, Action::Cancel, &booker, &request).await
 }
 
 /// Confirm a hold
@@ -244,15 +268,17 @@ pub async fn cancel_reservation(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses(Shown, ConfirmOfEventProblems),
 )]
 #[post("/events/{eventId}/reservations/{reservationId}/confirm")]
 pub async fn confirm_reservation_of_event(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    alter(&app, &ids, Action::Confirm, &request).await
+    alter(&app, &ids, Action::Confirm, &booker, &request).await
 }
 
 /// Confirm a hold, found by its id alone
@@ -264,15 +290,17 @@ pub async fn confirm_reservation_of_event(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses(Shown, ConfirmProblems),
 )]
 #[post("/reservations/{reservationId}/confirm")]
 pub async fn confirm_reservation(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    alter(&app, &ids, Action::Confirm, &request).await
+    alter(&app, &ids, Action::Confirm, &booker, &request).await
 }
 
 /// Extend a hold
@@ -286,16 +314,18 @@ pub async fn confirm_reservation(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses(Shown, ExtendOfEventProblems),
 )]
 #[post("/events/{eventId}/reservations/{reservationId}/extend")]
 pub async fn extend_reservation_of_event(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    extend(&app, &ids, &request, payload).await
+    extend(&app, &ids, &booker, &request, payload).await
 }
 
 /// Extend a hold, found by its id alone
@@ -308,16 +338,18 @@ pub async fn extend_reservation_of_event(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses(Shown, ExtendProblems),
 )]
 #[post("/reservations/{reservationId}/extend")]
 pub async fn extend_reservation(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    extend(&app, &ids, &request, payload).await
+    extend(&app, &ids, &booker, &request, payload).await
 }
 
 /// Give a part of the seats back
@@ -332,16 +364,18 @@ pub async fn extend_reservation(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses(Shown, ShrinkOfEventProblems),
 )]
 #[patch("/events/{eventId}/reservations/{reservationId}")]
 pub async fn shrink_reservation_of_event(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    shrink(&app, &ids, &request, payload).await
+    shrink(&app, &ids, &booker, &request, payload).await
 }
 
 /// Give a part of the seats back, found by its id alone
@@ -355,16 +389,18 @@ pub async fn shrink_reservation_of_event(
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
+    security(("key" = ["partner", "operator"])),
     responses(Shown, ShrinkProblems),
 )]
 #[patch("/reservations/{reservationId}")]
 pub async fn shrink_reservation(
+    booker: Booker,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    shrink(&app, &ids, &request, payload).await
+    shrink(&app, &ids, &booker, &request, payload).await
 }
 
 /// The answer that shows a reservation.

@@ -12,6 +12,7 @@ use super::Shared;
 use super::budget::Share;
 use super::tail::{self, After, Tail};
 use crate::domain::EventId;
+use crate::http::access::HeldKey;
 use crate::store::Versions;
 
 /// What a stream that begins in the past reads at once: it is in memory until the client has taken
@@ -25,6 +26,8 @@ const PAST_WAIT_MAX: Duration = Duration::from_secs(5);
 const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
 /// Proxies end a connection on which nothing happens, many after a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a stream goes on with a key that is good no more.
+const KEY_PAUSE: Duration = Duration::from_secs(1);
 /// When a client is to come back: after the end of a stream, and after it was dropped.
 const RETRY_MS: u64 = 1_000;
 const BEHIND_RETRY_MS: u64 = 5_000;
@@ -45,6 +48,8 @@ pub struct Consumer {
     distance: i64,
     pages_lost: usize,
     stage: Stage,
+    /// What it was asked for with.
+    key: Option<HeldKey>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -70,6 +75,7 @@ impl Consumer {
         tail: Arc<Tail>,
         position: i64,
         place: OwnedSemaphorePermit,
+        key: Option<HeldKey>,
     ) -> Self {
         shared.metrics.open.inc();
         Self {
@@ -83,6 +89,7 @@ impl Consumer {
             distance: i64::MAX,
             pages_lost: 0,
             stage: Stage::New,
+            key,
             _place: place,
         }
     }
@@ -99,7 +106,7 @@ impl Consumer {
             Stage::Over => return None,
         }
         loop {
-            if self.shared.stop.is_cancelled() {
+            if self.shared.stop.is_cancelled() || !is_good(self.key.as_ref()) {
                 return None;
             }
             match self.tail.after(self.position) {
@@ -120,6 +127,7 @@ impl Consumer {
                         _ = self.reached.wait_for(|latest| *latest > position) => {}
                         () = sleep(HEARTBEAT) => return Some(Bytes::from_static(b":\n\n")),
                         () = stop.cancelled() => return None,
+                        () = ends(self.key.as_ref()) => return None,
                     }
                 }
                 After::Gone if self.is_live => return Some(self.behind()),
@@ -192,6 +200,17 @@ impl Consumer {
     }
 }
 
+fn is_good(key: Option<&HeldKey>) -> bool {
+    key.is_none_or(HeldKey::is_good)
+}
+
+/// Returns once the key is good no more.
+async fn ends(key: Option<&HeldKey>) {
+    while is_good(key) {
+        sleep(KEY_PAUSE).await;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus_client::registry::Registry;
@@ -220,7 +239,7 @@ mod tests {
     }
 
     fn open(streams: &Streams) -> Consumer {
-        streams.open(&EventId::parse("e").expect("a slug"), 0, 0).expect("a place")
+        streams.open(&EventId::parse("e").expect("a slug"), 0, 0, None).expect("a place")
     }
 
     #[tokio::test(start_paused = true)]

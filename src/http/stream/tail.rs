@@ -170,12 +170,14 @@ pub mod tests {
             id: uuid::Uuid::nil(),
             partner_id: "abc-corp".into(),
             seats: 1,
+            key_id: None,
         };
         let version = |version| Version {
             version,
             at: Timestamp::UNIX_EPOCH,
             changes: (0..changes).map(|_| change()).collect(),
             event_change: None,
+            event_changed_by: None,
         };
         numbers.map(version).collect()
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection};
 use ticketboss::domain::{
-    self, Acceptance, Alter, ChangeEvent, Command, Event, EventId, EventStatus, HoldTime,
+    self, Acceptance, Alter, Caller, ChangeEvent, Command, Event, EventId, EventStatus, HoldTime,
     IdempotencyKey, PartnerId, Precondition, Refusal, Reservation, ReservationId, Reserve,
     SeatCount, Timestamp, TotalSeats,
 };
@@ -278,6 +278,8 @@ fn command(request: &Request) -> Command {
                 is_list: booking.items.len() > 1,
                 key: key.map(|key| IdempotencyKey::parse(key).expect("a key")),
                 precondition: condition(&booking.at_version),
+                by: Caller::Anybody,
+                limits: None,
             })
         }
         Request::Alter { id, action, at_version } => Command::Alter(Alter {
@@ -289,6 +291,7 @@ fn command(request: &Request) -> Command {
                 Action::Shrink(kept) => domain::Action::Shrink(seats(*kept)),
             },
             precondition: condition(at_version),
+            by: Caller::Anybody,
         }),
         Request::ChangeEvent { total, sales, at_version } => Command::ChangeEvent(ChangeEvent {
             total_seats: total.map(|total| TotalSeats::new(total.into()).expect("some seats")),
@@ -298,6 +301,7 @@ fn command(request: &Request) -> Command {
                 Sales::Ended => EventStatus::Ended,
             }),
             precondition: condition(at_version),
+            by: Caller::Anybody,
             ..ChangeEvent::default()
         }),
         Request::Sweep => Command::Sweep,
@@ -351,9 +355,11 @@ fn refused(request: &Request, refusal: Refusal) -> Answer {
         }
         Refusal::PreconditionFailed { version } => Answer::PreconditionFailed { version },
         Refusal::IdempotencyKeyReused => Answer::KeyReused,
-        Refusal::EventNotFound | Refusal::TooManySeats { .. } | Refusal::SalesWindowEmpty => {
-            panic!("{refusal:?} to {request:?}")
-        }
+        Refusal::EventNotFound
+        | Refusal::TooManySeats { .. }
+        | Refusal::TooManyHolds { .. }
+        | Refusal::TooManySeatsOfPartner { .. }
+        | Refusal::SalesWindowEmpty => panic!("{refusal:?} to {request:?}"),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 
 use ticketboss::domain::{
     Change, ChangeKind, Command, DUE_HOLDS_MAX, Event, EventChange, EventId, EventName,
-    EventStatus, Named, Reservation, ReservationId, Status, Timestamp,
+    EventStatus, Named, PartnerId, Reservation, ReservationId, Status, Timestamp, Usage,
 };
 use ticketboss::store::{Batch, Commit, CommitError, Committed, Snapshot, Store, Unavailable};
 use time::OffsetDateTime;
@@ -55,6 +55,7 @@ impl Database {
             held_seats: 0,
             reservation_count: 0,
             seats_per_reservation_max: 10,
+            seats_per_partner_max: None,
             status: EventStatus::OnSale,
             sales_open_at: None,
             sales_close_at: None,
@@ -157,6 +158,14 @@ impl Database {
                 Command::ChangeEvent(_) | Command::Sweep => false,
             })
         };
+        for command in commands {
+            if let Command::Reserve(reserve) = command
+                && reserve.limits.is_some()
+            {
+                let used = self.used_by(&reserve.partner_id, now);
+                named.usage.insert(reserve.partner_id.clone(), used);
+            }
+        }
         for made in self.reservations.values().filter(|made| is_named(made)) {
             named.insert(made.clone());
         }
@@ -173,6 +182,18 @@ impl Database {
             named.next_hold_expires_at = next.and_then(|hold| hold.hold_expires_at);
         }
         Some(Snapshot { event: self.event.clone(), named, now })
+    }
+
+    fn used_by(&self, partner_id: &PartnerId, now: Timestamp) -> Usage {
+        let own = self.reservations.values().filter(|made| made.partner_id == *partner_id);
+        let mut used = Usage::default();
+        for made in own.filter(|made| made.status.owns_seats() && !made.is_due(now)) {
+            let is_hold = made.status == Status::Held;
+            let counts = is_hold || self.event.seats_per_partner_max.is_some();
+            used.seats += if counts { made.seats.into() } else { 0 };
+            used.holds += i64::from(is_hold);
+        }
+        used
     }
 
     pub fn batch_at(&self, version: i64) -> Option<Uuid> {

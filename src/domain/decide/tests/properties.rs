@@ -71,7 +71,7 @@ fn command() -> impl Strategy<Value = Command> {
         12 => (prop::collection::vec(item, 1..3), key, condition())
             .prop_map(|(items, key, condition)| reserve_all(items, key, condition)),
         8 => (0_u128..8, action, condition()).prop_map(|(number, action, precondition)| {
-            Command::Alter(Alter { id: id(number), action, precondition })
+            Command::Alter(Alter { id: id(number), action, precondition, by: Caller::Anybody })
         }),
         1 => (900..1100_i64).prop_map(resize),
         1 => prop::sample::select(vec![EventStatus::OnSale, EventStatus::Paused]).prop_map(switch),
@@ -307,7 +307,7 @@ proptest! {
         let (mut net_held, mut net_confirmed, mut net_seats) = (0, 0, 0);
         let (mut shown, mut cancelled) = (Vec::new(), 0);
         let mut names = std::collections::BTreeSet::new();
-        for Change { kind, seats, reservation: after, previous_version } in &decision.changes {
+        for Change { kind, seats, reservation: after, previous_version, .. } in &decision.changes {
             prop_assert!(names.insert(after.id), "each row once");
             prop_assert_eq!(after.version, 42);
             let before = case.find(after.id);

@@ -9,7 +9,7 @@ use crate::domain::Timestamp;
 /// The last reading of the database's clock, carried forward by this machine's monotonic one. What
 /// this machine believes the time of day to be does not matter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct DatabaseClock {
+pub struct DatabaseClock {
     reading: Timestamp,
     read_at: Instant,
 }

@@ -1,0 +1,281 @@
+//! Who calls: the keys, known here by heart, so that a request costs no question to the database.
+//!
+//! All keys are in memory. What is made or revoked elsewhere is looked for every second, and at
+//! once where somebody comes with a key that is not known; so a new key works immediately, and a
+//! revoked one stops working on every replica within seconds. Where the database has not been
+//! reached for longer than that, no key is taken for good any more.
+//!
+//! Invariant: a secret is never kept. Its hash is, and is compared in constant time.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use thiserror::Error;
+use time::OffsetDateTime;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::domain::{Key, KeyId, KeyName, NewKey, Scope, SecretHash, Timestamp};
+use crate::store::{DatabaseClock, PostgresStore, SecretKey, Unavailable};
+
+/// Between two looks for what is new: how long a revoked key still works.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Looks for keys that nobody knows come no faster than that, however many are tried.
+const LOOK_PAUSE_MIN: Duration = Duration::from_millis(100);
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// What was known so long ago is known no more.
+const STALE_MAX: Duration = Duration::from_secs(5);
+/// A key that was written down by then is visible: longer than any statement that writes one.
+const OVERLAP: Duration = Duration::from_secs(60);
+/// How exactly it is known when a key was last used.
+const USED_PAUSE: Duration = Duration::from_secs(10);
+const _: () = assert!(LOOK_PAUSE.as_secs() + LOOK_MAX.as_secs() < STALE_MAX.as_secs());
+
+const PREFIX: &str = "tb";
+/// 160 random bits.
+const SECRET_BYTES: usize = 20;
+
+/// Why a key is not taken. What the caller is told is the same for all but the last.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Denied {
+    #[error("it does not look like a key")]
+    Malformed,
+    #[error("it is not known")]
+    Unknown,
+    #[error("its secret is wrong")]
+    WrongSecret,
+    #[error("it has expired")]
+    Expired,
+    #[error("it was revoked")]
+    Revoked,
+    #[error("the database could not be asked in time")]
+    Unavailable,
+}
+
+/// All keys. Cheap to clone.
+#[derive(Clone)]
+pub struct KeyRing(Arc<Shared>);
+
+struct Shared {
+    store: Arc<PostgresStore>,
+    /// Looks run here: they end even if the request is gone that they were made for.
+    runtime: Handle,
+    known: RwLock<Known>,
+    /// When the last look began, and whether it succeeded. Held while one is made.
+    looked: AsyncMutex<Option<(Instant, bool)>>,
+}
+
+#[derive(Default)]
+struct Known {
+    by_id: HashMap<KeyId, Arc<Entry>>,
+    /// Of the last look that succeeded.
+    last: Option<LastLook>,
+}
+
+struct LastLook {
+    began: Instant,
+    at: Timestamp,
+    clock: DatabaseClock,
+}
+
+struct Entry {
+    key: Arc<Key>,
+    secret_hash: SecretHash,
+    /// Since that was last written down.
+    used: AtomicBool,
+}
+
+impl KeyRing {
+    /// With what is in the database.
+    pub async fn open(store: Arc<PostgresStore>, runtime: Handle) -> Result<Self, Unavailable> {
+        let shared =
+            Shared { store, runtime, known: RwLock::default(), looked: AsyncMutex::default() };
+        shared.look().await?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// The key that was presented, if that can be told at once: always, but for one that is new or
+    /// wrong, and where the database is away.
+    pub fn recall(&self, presented: &str) -> Option<Result<Arc<Key>, Denied>> {
+        let Some((id, secret)) = parse(presented) else { return Some(Err(Denied::Malformed)) };
+        let hash = SecretHash::from(Sha256::digest(secret));
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        let last = known.last.as_ref().filter(|last| last.began.elapsed() < STALE_MAX)?;
+        known.by_id.get(id).map(|entry| entry.check(&hash, last.clock.now()))
+    }
+
+    /// The same, whatever it takes.
+    pub async fn find(&self, presented: &str) -> Result<Arc<Key>, Denied> {
+        if let Some(found) = self.recall(presented) {
+            return found;
+        }
+        self.look_again().await.map_err(|_logged| Denied::Unavailable)?;
+        self.recall(presented).unwrap_or(Err(Denied::Unknown))
+    }
+
+    /// Whether a key that was good is so still.
+    pub fn still_takes(&self, id: &KeyId) -> bool {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(last) = &known.last else { return false };
+        let is_good = |entry: &Arc<Entry>| entry.ends(last.clock.now()).is_none();
+        known.by_id.get(id.as_str()).is_some_and(is_good)
+    }
+
+    /// Learns what has changed until now.
+    pub async fn look_again(&self) -> Result<(), NotSeen> {
+        let (shared, asked) = (Arc::clone(&self.0), Instant::now());
+        let looking = self.0.runtime.spawn(async move { shared.look_after(asked).await });
+        looking.await.unwrap_or(Err(NotSeen))
+    }
+
+    /// Keeps the keys up to date, as long as it is polled.
+    pub async fn keep(self) {
+        let mut written = Instant::now();
+        loop {
+            sleep(LOOK_PAUSE).await;
+            // Logged where it happened; the next look may succeed.
+            let _ = self.0.look_after(Instant::now()).await;
+            if written.elapsed() >= USED_PAUSE {
+                written = Instant::now();
+                self.0.write_down_what_was_used().await;
+            }
+        }
+    }
+}
+
+/// The database could not be asked. Logged where it happened.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("the database could not be asked for keys")]
+pub struct NotSeen;
+
+impl Shared {
+    /// Returns after a look that began after `asked`: one for all who wait.
+    async fn look_after(&self, asked: Instant) -> Result<(), NotSeen> {
+        let mut looked = self.looked.lock().await;
+        if let Some((began, succeeded)) = *looked {
+            if began >= asked {
+                return if succeeded { Ok(()) } else { Err(NotSeen) };
+            }
+            sleep_until(began + LOOK_PAUSE_MIN).await;
+        }
+        let began = Instant::now();
+        let seen = self.look().await;
+        *looked = Some((began, seen.is_ok()));
+        seen.map_err(|failure| {
+            log::warn!("looking for keys: {}", crate::chain(&failure));
+            NotSeen
+        })
+    }
+
+    async fn look(&self) -> Result<(), Unavailable> {
+        let since = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            known.last.as_ref().map_or(OffsetDateTime::UNIX_EPOCH, |last| last.at - OVERLAP)
+        };
+        let began = Instant::now();
+        let changed = self.store.keys_changed(since, began + LOOK_MAX).await?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let (at, clock) = (changed.now, DatabaseClock::read(changed.now));
+        known.last = Some(LastLook { began, at, clock });
+        for SecretKey { key, secret_hash } in changed.keys {
+            let before = known.by_id.get(key.id.as_str());
+            let used = before.is_some_and(|before| before.used.load(Ordering::Relaxed));
+            let (id, used) = (key.id.clone(), AtomicBool::new(used));
+            let entry = Entry { key: Arc::new(key), secret_hash, used };
+            known.by_id.insert(id, Arc::new(entry));
+        }
+        Ok(())
+    }
+
+    async fn write_down_what_was_used(&self) {
+        let used: Vec<KeyId> = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let used =
+                known.by_id.values().filter(|entry| entry.used.swap(false, Ordering::Relaxed));
+            used.map(|entry| entry.key.id.clone()).collect()
+        };
+        if used.is_empty() {
+            return;
+        }
+        if let Err(failure) = self.store.mark_used(&used, Instant::now() + LOOK_MAX).await {
+            log::warn!("writing down which keys were used: {}", crate::chain(&failure));
+        }
+    }
+}
+
+impl Entry {
+    fn check(&self, hash: &SecretHash, now: Timestamp) -> Result<Arc<Key>, Denied> {
+        if !bool::from(self.secret_hash[..].ct_eq(&hash[..])) {
+            return Err(Denied::WrongSecret);
+        }
+        if let Some(denied) = self.ends(now) {
+            return Err(denied);
+        }
+        // Read first: who writes takes the line away from all others.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        Ok(Arc::clone(&self.key))
+    }
+
+    /// Why it is good no more.
+    fn ends(&self, now: Timestamp) -> Option<Denied> {
+        if self.key.revoked_at.is_some() {
+            Some(Denied::Revoked)
+        } else if self.key.expires_at.is_some_and(|end| end <= now) {
+            Some(Denied::Expired)
+        } else {
+            None
+        }
+    }
+}
+
+/// A key to make, and the text that is shown to its owner once.
+pub fn new_key(
+    name: KeyName,
+    scope: Scope,
+    expires_at: Option<Timestamp>,
+    made_by: Option<KeyId>,
+) -> Result<(NewKey, String), getrandom::Error> {
+    let id = random_hex::<{ KeyId::LENGTH / 2 }>()?;
+    let secret = random_hex::<SECRET_BYTES>()?;
+    let text = format!("{PREFIX}_{id}_{secret}");
+    let id = KeyId::parse(&id).expect("it has the length and the digits of one");
+    let secret_hash = Sha256::digest(secret).into();
+    Ok((NewKey { id, secret_hash, name, scope, expires_at, made_by }, text))
+}
+
+fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The id and the secret of a key as it is presented.
+fn parse(presented: &str) -> Option<(&str, &str)> {
+    let (id, secret) = presented.strip_prefix(PREFIX)?.strip_prefix('_')?.split_once('_')?;
+    (id.len() == KeyId::LENGTH && secret.len() == 2 * SECRET_BYTES).then_some((id, secret))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_as_it_was_made() {
+        let name = KeyName::parse("ours").expect("a name");
+        let (key, text) = new_key(name, Scope::Operator, None, None).expect("random numbers");
+        assert_eq!(text.len(), 60);
+        let (id, secret) = parse(&text).expect("a key");
+        assert_eq!(id, key.id.as_str());
+        assert_eq!(SecretHash::from(Sha256::digest(secret)), key.secret_hash);
+        for wrong in ["", "tb", "tb_", "tb__", &text[1..], &text[..59], &format!("{text}0")] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
+    }
+}

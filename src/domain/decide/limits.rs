@@ -1,0 +1,46 @@
+//! What one partner may have of an event. Decided like everything else: against the base state and
+//! what earlier commands of the batch take, and guarded by the version, so that two replicas cannot
+//! both grant the last of it.
+
+use super::Batch;
+use crate::domain::{Refusal, Reserve, Usage, Verdict};
+
+impl<'a> Batch<'a> {
+    /// Why the partner may not have so much more, if that is so.
+    pub fn limits_stop(&mut self, reserve: &'a Reserve) -> Option<Verdict> {
+        let limits = reserve.limits.as_ref()?;
+        let partner_id = reserve.limited_partner(self.event)?;
+        let used = self.used(reserve);
+        let wanted = Usage::of(reserve);
+        let over = |used: i64, wanted: i64, max: i64| wanted > 0 && used + wanted > max;
+        let holds_max = i64::from(limits.open_holds_max);
+        let refusal = if over(used.holds, wanted.holds, holds_max) {
+            Refusal::TooManyHolds { used: used.holds, max: holds_max }
+        } else {
+            let max = i64::from(self.event.seats_per_partner_max?);
+            if !over(used.seats, wanted.seats, max) {
+                return None;
+            }
+            Refusal::TooManySeatsOfPartner { used: used.seats, max }
+        };
+        // What it gives back in this batch it has no more in the next one.
+        if self.relieved.contains(partner_id) {
+            return Some(Verdict::Deferred);
+        }
+        Some(Verdict::Refused(refusal))
+    }
+
+    /// The partner has taken what the command asks for.
+    pub fn use_up(&mut self, reserve: &'a Reserve) {
+        if reserve.limited_partner(self.event).is_some() {
+            let used = self.used(reserve) + Usage::of(reserve);
+            self.used.insert(&reserve.partner_id, used);
+        }
+    }
+
+    fn used(&self, reserve: &Reserve) -> Usage {
+        let earlier = self.used.get(&reserve.partner_id).copied();
+        let base = || self.named.usage.get(&reserve.partner_id).copied();
+        earlier.or_else(base).expect("what a limited partner has is read, or remembered")
+    }
+}

@@ -1,0 +1,212 @@
+//! Who may call what. Each handler names in its signature whom it is for, and is not run for
+//! anybody else.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::AUTHORIZATION;
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
+use futures_util::FutureExt as _;
+use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
+
+use super::App;
+use super::problem::{Code, Problem};
+use super::rates::Rates;
+use crate::access::{Denied, KeyRing};
+use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
+
+/// Whether callers need a key.
+pub enum Access {
+    /// No, and everybody may do everything.
+    Off,
+    Keys(Guard),
+}
+
+/// Who is let in, and how often.
+pub struct Guard {
+    pub ring: KeyRing,
+    pub rates: Rates,
+    pub limits: PartnerLimits,
+}
+
+/// Who calls: `None` where nobody is asked.
+#[derive(Clone, Debug)]
+pub struct Identity(Option<Arc<Key>>);
+
+impl Identity {
+    /// As the engine knows it.
+    pub fn caller(&self) -> Caller {
+        match self.0.as_deref() {
+            None | Some(Key { scope: Scope::Read, .. }) => Caller::Anybody,
+            Some(Key { scope: Scope::Partner(partner_id), .. }) => {
+                Caller::Partner(partner_id.clone())
+            }
+            Some(Key { scope: Scope::Operator, id, .. }) => Caller::Operator(id.clone()),
+        }
+    }
+
+    /// The partner that it acts for, and for no other.
+    pub fn partner(&self) -> Option<&PartnerId> {
+        match self.0.as_deref()?.scope {
+            Scope::Partner(ref partner_id) => Some(partner_id),
+            Scope::Read | Scope::Operator => None,
+        }
+    }
+
+    pub fn key_id(&self) -> Option<&KeyId> {
+        self.0.as_deref().map(|key| &key.id)
+    }
+
+    /// The key, to see whether it is still good later.
+    pub fn held(&self, access: &Access) -> Option<HeldKey> {
+        match access {
+            Access::Off => None,
+            Access::Keys(Guard { ring, .. }) => {
+                Some(HeldKey { ring: ring.clone(), id: self.key_id()?.clone() })
+            }
+        }
+    }
+
+    /// The partner that a request is about, which a partner's own need not name.
+    pub fn about(&self, named: Option<PartnerId>) -> Result<Option<PartnerId>, Problem> {
+        match (self.partner(), named) {
+            (Some(own), Some(named)) if *own != named => Err(Problem::new(
+                Code::Forbidden,
+                format!("This key is for the partner {} alone", own.as_str()),
+            )),
+            (Some(own), _) => Ok(Some(own.clone())),
+            (None, named) => Ok(named),
+        }
+    }
+}
+
+/// A key that something goes on with.
+pub struct HeldKey {
+    ring: KeyRing,
+    id: KeyId,
+}
+
+impl HeldKey {
+    pub fn is_good(&self) -> bool {
+        self.ring.still_takes(&self.id)
+    }
+}
+
+/// Names those whom handlers are for, by the scopes of their keys.
+macro_rules! callers {
+    ($($(#[$attribute:meta])* $name:ident: $($scope:ident),+;)+) => { $(
+        $(#[$attribute])*
+        pub struct $name(Identity);
+
+        impl Deref for $name {
+            type Target = Identity;
+
+            fn deref(&self) -> &Identity {
+                &self.0
+            }
+        }
+
+        impl FromRequest for $name {
+            type Error = Problem;
+            type Future = Identified<Self>;
+
+            fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+                identify(request, |identity| match identity.0.as_deref().map(|key| &key.scope) {
+                    None => Ok(Self(identity)),
+                    Some(scope) if [$(Word::$scope),+].contains(&Word::of(scope)) => {
+                        Ok(Self(identity))
+                    }
+                    Some(scope) => Err(forbidden(scope)),
+                })
+            }
+        }
+    )+ };
+}
+
+callers! {
+    /// Sees what partners may see.
+    Viewer: Partner, Read, Operator;
+    /// Books and changes reservations.
+    Booker: Partner, Operator;
+    /// Sees what belongs to all.
+    Overseer: Read, Operator;
+    /// Changes what belongs to all.
+    Operator: Operator;
+}
+
+/// A scope without what belongs to it.
+#[derive(PartialEq, Eq)]
+enum Word {
+    Partner,
+    Read,
+    Operator,
+}
+
+impl Word {
+    fn of(scope: &Scope) -> Self {
+        match scope {
+            Scope::Partner(_) => Self::Partner,
+            Scope::Read => Self::Read,
+            Scope::Operator => Self::Operator,
+        }
+    }
+}
+
+type Identified<T> = Either<Ready<Result<T, Problem>>, LocalBoxFuture<'static, Result<T, Problem>>>;
+
+/// Nearly always at once; only a key that is new or wrong, or a database that is away, takes time.
+fn identify<T: 'static>(
+    request: &HttpRequest,
+    admit: fn(Identity) -> Result<T, Problem>,
+) -> Identified<T> {
+    let app = request.app_data::<Data<App>>().expect("it is the application's").clone();
+    let Access::Keys(guard) = &app.access else {
+        return Either::Left(ready(admit(Identity(None))));
+    };
+    let Some(presented) = bearer(request) else {
+        return Either::Left(ready(Err(Problem::unauthenticated(None))));
+    };
+    if let Some(found) = guard.ring.recall(presented) {
+        return Either::Left(ready(guard.identified(request, found).and_then(admit)));
+    }
+    let (ring, presented) = (guard.ring.clone(), presented.to_owned());
+    let request = request.clone();
+    let finding = async move {
+        let found = ring.find(&presented).await;
+        let Access::Keys(guard) = &app.access else { unreachable!("it has keys") };
+        guard.identified(&request, found).and_then(admit)
+    };
+    Either::Right(finding.boxed_local())
+}
+
+impl Guard {
+    fn identified(
+        &self,
+        request: &HttpRequest,
+        found: Result<Arc<Key>, Denied>,
+    ) -> Result<Identity, Problem> {
+        let key = match found {
+            Ok(key) => key,
+            Err(Denied::Unavailable) => return Err(Problem::database_unavailable()),
+            Err(denied) => return Err(Problem::unauthenticated(Some(denied))),
+        };
+        let allowance = self.rates.count(&key)?;
+        request.extensions_mut().insert(allowance);
+        Ok(Identity(Some(key)))
+    }
+}
+
+/// What follows `Bearer` (RFC 6750), if it stands there once.
+fn bearer(request: &HttpRequest) -> Option<&str> {
+    let mut given = request.headers().get_all(AUTHORIZATION);
+    let (first, None) = (given.next()?.to_str().ok()?, given.next()) else { return None };
+    let (scheme, token) = first.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_ascii())
+}
+
+fn forbidden(scope: &Scope) -> Problem {
+    let detail = format!("A key with the scope {} may not do this", scope.as_str());
+    Problem::new(Code::Forbidden, detail)
+}

@@ -1,0 +1,100 @@
+//! How many requests one partner may send, by the generic cell rate algorithm.
+//!
+//! Each process counts for itself: what several replicas behind a load balancer allow adds up.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter};
+
+use super::problem::{Code, Problem};
+use crate::domain::{Key, KeyId, PartnerId, Scope};
+
+/// The name of the policy in `RateLimit` headers.
+const POLICY: &str = "requests";
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Who is counted: all keys of one partner together, and every other key for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Counted {
+    Partner(PartnerId),
+    Key(KeyId),
+}
+
+type Limiter =
+    RateLimiter<Counted, DefaultKeyedStateStore<Counted>, DefaultClock, StateInformationMiddleware>;
+
+pub struct Rates {
+    limiter: Limiter,
+    clock: DefaultClock,
+    per_second: NonZeroU32,
+    burst: NonZeroU32,
+}
+
+impl Rates {
+    /// So many requests in a second, and so many in a burst.
+    pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+        let quota = Quota::per_second(per_second).allow_burst(burst);
+        let limiter = RateLimiter::keyed(quota).with_middleware();
+        Self { limiter, clock: DefaultClock::default(), per_second, burst }
+    }
+
+    /// Counts a request, and says what is left.
+    pub fn count(&self, key: &Key) -> Result<Allowance, Problem> {
+        let who = match &key.scope {
+            Scope::Partner(partner_id) => Counted::Partner(partner_id.clone()),
+            Scope::Read | Scope::Operator => Counted::Key(key.id.clone()),
+        };
+        match self.limiter.check_key(&who) {
+            Ok(state) => Ok(self.allowance(state.remaining_burst_capacity())),
+            Err(until) => {
+                let wait = until.wait_time_from(self.clock.now());
+                let detail =
+                    format!("More than {} requests in a second; nothing happened", self.per_second);
+                let mut problem = Problem::new(Code::RateLimited, detail)
+                    // To the millisecond, and never "now".
+                    .retry_after(Duration::from_millis(wait.as_millis() as u64 + 1));
+                problem.more.allowance = Some(self.allowance(0));
+                Err(problem)
+            }
+        }
+    }
+
+    fn allowance(&self, remaining: u32) -> Allowance {
+        let seconds = |requests: u32| requests.div_ceil(self.per_second.get());
+        Allowance {
+            burst: self.burst.get(),
+            window_s: seconds(self.burst.get()),
+            remaining,
+            reset_s: seconds(self.burst.get() - remaining.min(self.burst.get())),
+        }
+    }
+}
+
+/// What a caller may still send.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    burst: u32,
+    /// In which so many are granted again.
+    window_s: u32,
+    remaining: u32,
+    /// Until all of it is there again.
+    reset_s: u32,
+}
+
+impl Allowance {
+    /// Says so, in the headers of draft-ietf-httpapi-ratelimit-headers.
+    pub fn write(&self, headers: &mut HeaderMap) {
+        let Self { burst, window_s, remaining, reset_s } = self;
+        let mut insert = |name, value: String| {
+            headers.insert(name, HeaderValue::try_from(value).expect("it is ASCII"));
+        };
+        insert(RATE_LIMIT_POLICY, format!("\"{POLICY}\";q={burst};w={window_s}"));
+        insert(RATE_LIMIT, format!("\"{POLICY}\";r={remaining};t={reset_s}"));
+    }
+}

@@ -1,0 +1,562 @@
+//! Keys: who may call what, and for how long.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use ticketboss::domain::Scope;
+use tokio::time::timeout;
+
+use crate::openapi::operations;
+use crate::support::binary::{Binary, TemporaryDirectory, command};
+use crate::support::{Answer, DEFAULT_EVENT, TestApp, TestDatabase, partner, with_settings};
+
+const KEYS: [(&str, &str); 1] = [("ACCESS_CONTROL", "keys")];
+/// Far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One key of each scope, and of two partners.
+struct Holders {
+    ours: String,
+    theirs: String,
+    read: String,
+    operator: String,
+}
+
+impl Holders {
+    async fn of(app: &TestApp) -> Self {
+        let key = async |scope| app.key(scope).await.1;
+        Self {
+            ours: key(Scope::Partner(partner("abc-corp"))).await,
+            theirs: key(Scope::Partner(partner("other-corp"))).await,
+            read: key(Scope::Read).await,
+            operator: key(Scope::Operator).await,
+        }
+    }
+}
+
+/// A hold of abc-corp's, which is as good for a cancellation as for a confirmation.
+async fn held(app: &TestApp, operator: &str) -> String {
+    let body = json!({"partnerId": "abc-corp", "seats": 2, "holdSeconds": 600});
+    let path = "/events/node-meetup-2025/reservations";
+    let made = app.send_as(operator, Method::POST, path, body).await.made();
+    made["reservationId"].as_str().expect("an id").to_owned()
+}
+
+/// A request to an operation that nothing speaks against but who sends it.
+async fn call(app: &TestApp, operator: &str, key: &str, method: &Method, path: &str) -> Answer {
+    let mut real = path.replace("{eventId}", "node-meetup-2025").replace("{type}", "internal");
+    if path.contains("{reservationId}") {
+        real = real.replace("{reservationId}", &held(app, operator).await);
+    }
+    if path.contains("{keyId}") {
+        let (id, _) = app.key(Scope::Read).await;
+        real = real.replace("{keyId}", id.as_str());
+    }
+    let booking = json!({"partnerId": "abc-corp", "seats": 1});
+    let body = match (method.as_str(), path.rsplit('/').next().expect("a last part")) {
+        ("POST", "reservations") => booking,
+        ("POST", "batch") => json!({"partnerId": "abc-corp", "items": [{"seats": 1}]}),
+        ("POST", "extend") => json!({"holdSeconds": 60}),
+        ("POST", "events") => json!({"name": "Another", "totalSeats": 5}),
+        ("POST", "keys") => json!({"name": "another", "scope": "read"}),
+        ("PATCH", "{reservationId}") => json!({"seats": 1}),
+        ("PATCH", "{eventId}") => json!({"totalSeats": 500}),
+        _ => Value::Null,
+    };
+    // A stream has no end.
+    let method = if path.ends_with("/stream") { Method::HEAD } else { method.clone() };
+    let authorization = format!("Bearer {key}");
+    let mut headers = vec![("if-match", "*")];
+    if !key.is_empty() {
+        headers.push(("authorization", &authorization));
+    }
+    app.send(method, &real, &headers, (!body.is_null()).then(|| body.to_string())).await
+}
+
+/// Each endpoint by each kind of caller, as SECURITY.md has it. After a change of what may be called,
+/// `WRITE_SECURITY_TABLE=1 cargo test access::` writes the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_endpoint_takes_the_keys_that_it_says() {
+    with_settings(&KEYS, async |app| {
+        let holders = Holders::of(app).await;
+        let Holders { ours, theirs, read, operator } = &holders;
+        let wrong = format!("{}0000", &ours[..ours.len() - 4]);
+        let (revoked_id, revoked) = app.key(Scope::Operator).await;
+        let (_, expired) = app.key(Scope::Operator).await;
+        app.database.execute("update keys set expires_at = now(), changed_at = now() where id = (select id from keys order by created_at desc limit 1)").await;
+        let path = format!("/keys/{revoked_id}");
+        assert_eq!(app.send_as(operator, Method::DELETE, &path, Value::Null).await.status, 204);
+
+        let document = app.get("/openapi.json").await.json();
+        let mut table = String::from(
+            "| endpoint | no key | wrong, expired or revoked | `partner` | another partner's | \
+             `read` | `operator` |\n|---|---|---|---|---|---|---|\n",
+        );
+        for (path, method, operation) in operations(&document) {
+            let status = async |key: &str| {
+                call(app, operator, key, &method, &path).await.status.as_u16()
+            };
+            let none = status("").await;
+            let invalid = [status(&wrong).await, status(&expired).await, status(&revoked).await];
+            assert!(invalid.iter().all(|other| *other == invalid[0]), "{path}: {invalid:?}");
+            let each = [
+                status(ours).await,
+                status(theirs).await,
+                status(read).await,
+                status(operator).await,
+            ];
+            let allowed = |status: u16| (200..300).contains(&status);
+            let roles: Vec<_> = [("partner", each[0]), ("read", each[2]), ("operator", each[3])]
+                .into_iter()
+                .filter(|(_, status)| allowed(*status) && !allowed(none))
+                .map(|(role, _)| role)
+                .collect();
+            let said = &operation["security"][1]["key"];
+            let said = if said.is_null() { json!([]) } else { said.clone() };
+            assert_eq!(said, json!(roles), "{method} {path} is not as the document says");
+            let cell = |status: u16| if allowed(status) { "yes".into() } else { status.to_string() };
+            let statuses = [none, invalid[0]].into_iter().chain(each).map(cell);
+            let statuses = statuses.collect::<Vec<_>>().join(" | ");
+            writeln!(table, "| `{method} {path}` | {statuses} |").expect("it is a text");
+        }
+        for page in ["/", "/console/main.js", "/docs/index.html"] {
+            assert_eq!(app.get(page).await.status, 200, "{page}");
+        }
+
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/SECURITY.md");
+        let text = std::fs::read_to_string(file).expect("the file is there");
+        let (before, rest) = text.split_once("<!-- table -->\n").expect("where it begins");
+        let (current, after) = rest.split_once("<!-- end of table -->").expect("where it ends");
+        if std::env::var_os("WRITE_SECURITY_TABLE").is_some() {
+            let text = format!("{before}<!-- table -->\n{table}<!-- end of table -->{after}");
+            std::fs::write(file, text).expect("it can be written");
+        } else {
+            assert_eq!(current, table, "SECURITY.md is not up to date; the test says how");
+        }
+    })
+    .await;
+}
+
+/// Who guesses learns nothing from the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_wrong_with_a_key_reads_the_same() {
+    with_settings(&KEYS, async |app| {
+        let (id, operator) = app.key(Scope::Operator).await;
+        let missing = app.get("/reservations").await;
+        missing.problem(401, "unauthenticated");
+        assert_eq!(missing.header("www-authenticate"), Some("Bearer realm=\"ticketboss\""));
+        let secret = operator.rsplit('_').next().expect("a secret");
+        let upper = secret.to_uppercase();
+        let wrong = [
+            format!("tb_{id}_{}", "0".repeat(40)),
+            format!("tb_{}_{secret}", "0".repeat(16)),
+            format!("tb_{id}_{upper}"),
+            format!("TB_{id}_{secret}"),
+            format!("{operator} {operator}"),
+            secret.to_owned(),
+        ];
+        let mut seen = Vec::new();
+        for wrong in &wrong {
+            let answer = app.send_as(wrong, Method::GET, "/reservations", Value::Null).await;
+            let mut problem = answer.problem(401, "unauthenticated");
+            problem["requestId"] = Value::Null;
+            seen.push((problem, answer.header("www-authenticate").map(str::to_owned)));
+        }
+        assert!(seen.iter().all(|other| *other == seen[0]), "{seen:#?}");
+        let authorization = format!("Bearer {operator}");
+        for twice in [
+            vec![("authorization", authorization.as_str()), ("authorization", &authorization)],
+            vec![("authorization", &operator)],
+            vec![("authorization", "Basic dGI6dGI=")],
+        ] {
+            let answer = app.send(Method::GET, "/reservations", &twice, None).await;
+            answer.problem(401, "unauthenticated");
+        }
+        let query = format!("/reservations?access_token={operator}");
+        app.get(&query).await.problem(401, "unauthenticated");
+        let lower = [("authorization", format!("bearer {operator}"))];
+        let lower = lower.each_ref().map(|(name, value)| (*name, value.as_str()));
+        assert_eq!(app.send(Method::GET, "/reservations", &lower, None).await.status, 200);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partner_books_for_itself_alone() {
+    with_settings(&KEYS, async |app| {
+        let Holders { ours, theirs, operator, .. } = Holders::of(app).await;
+        for path in ["/reservations", "/events/node-meetup-2025/reservations"] {
+            let booked = app.send_as(&ours, Method::POST, path, json!({"seats": 1})).await.made();
+            assert_eq!(booked["partnerId"], "abc-corp");
+            let named = json!({"seats": 1, "partnerId": "abc-corp"});
+            app.send_as(&ours, Method::POST, path, named.clone()).await.made();
+            app.send_as(&theirs, Method::POST, path, named).await.problem(403, "forbidden");
+            // Both at once are said at once.
+            let wrong = app.send_as(&operator, Method::POST, path, json!({"seats": 0})).await;
+            let wrong = wrong.problem(400, "validation_failed");
+            assert_eq!(wrong["errors"].as_array().map(Vec::len), Some(2), "{wrong}");
+        }
+        let list = "/events/node-meetup-2025/reservations/batch";
+        let items = json!({"items": [{"seats": 1}, {"seats": 2}]});
+        let booked = app.send_as(&ours, Method::POST, list, items).await.made();
+        assert_eq!(booked["items"][1]["partnerId"], "abc-corp");
+        let summary = app.send_as(&ours, Method::GET, "/reservations", Value::Null).await.json();
+        assert_eq!(summary["reservationCount"], 6);
+    })
+    .await;
+}
+
+/// Not even to learn that it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_another_partners_is_not_there() {
+    with_settings(&KEYS, async |app| {
+        let Holders { ours, theirs, operator, .. } = Holders::of(app).await;
+        let id = held(app, &operator).await;
+        let path = format!("/reservations/{id}");
+        let before = app.send_as(&operator, Method::GET, &path, Value::Null).await.json();
+        for base in ["/reservations", "/events/node-meetup-2025/reservations"] {
+            let path = format!("{base}/{id}");
+            let calls = [
+                (Method::GET, path.clone(), Value::Null),
+                (Method::POST, format!("{path}/confirm"), Value::Null),
+                (Method::POST, format!("{path}/extend"), json!({"holdSeconds": 60})),
+                (Method::PATCH, path.clone(), json!({"seats": 1})),
+                (Method::DELETE, path.clone(), Value::Null),
+            ];
+            for (method, path, body) in calls {
+                let answer = app.send_as(&theirs, method.clone(), &path, body).await;
+                let problem = answer.problem(404, "reservation_not_found");
+                let no_such = path.replace(&id, &uuid::Uuid::now_v7().to_string());
+                let body = if path.ends_with("extend") {
+                    json!({"holdSeconds": 60})
+                } else if method == Method::PATCH {
+                    json!({"seats": 1})
+                } else {
+                    Value::Null
+                };
+                let unknown = app.send_as(&theirs, method, &no_such, body).await;
+                assert_eq!(problem["detail"], unknown.json()["detail"], "{path}");
+            }
+        }
+        let path = format!("/reservations/{id}");
+        assert_eq!(app.send_as(&ours, Method::GET, &path, Value::Null).await.json(), before);
+
+        // A listing has only what is one's own, and a key that was used by another is unused.
+        let all = "/events/node-meetup-2025/reservations";
+        let listed = app.send_as(&theirs, Method::GET, all, Value::Null).await.json();
+        assert_eq!(listed["items"], json!([]));
+        let listed = app.send_as(&ours, Method::GET, all, Value::Null).await.json();
+        assert_eq!(listed["items"].as_array().map(Vec::len), Some(1));
+        let of_ours = format!("{all}?partnerId=abc-corp");
+        app.send_as(&theirs, Method::GET, &of_ours, Value::Null).await.problem(403, "forbidden");
+        let csv = [("authorization", format!("Bearer {theirs}")), ("accept", "text/csv".into())];
+        let csv = csv.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let csv = app.send(Method::GET, all, &csv, None).await;
+        assert_eq!(csv.text.lines().count(), 1, "{csv:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_says_which_operator_did_it() {
+    with_settings(&KEYS, async |app| {
+        let ours = app.key(Scope::Partner(partner("abc-corp"))).await.1;
+        let (id, operator) = app.key(Scope::Operator).await;
+        let post =
+            async |key: &str, path: &str, body| app.send_as(key, Method::POST, path, body).await;
+        let event =
+            post(&operator, "/events", json!({"eventId": "e", "name": "E", "totalSeats": 9}));
+        assert_eq!(event.await.status, 201);
+        let list = json!({"partnerId": "abc-corp", "items": [{"seats": 1}, {"seats": 2}]});
+        post(&operator, "/events/e/reservations/batch", list).await.made();
+        let own = post(&ours, "/events/e/reservations", json!({"seats": 3})).await.made();
+        let own = format!("/reservations/{}", own["reservationId"].as_str().expect("an id"));
+        let cancelled = app.send_as(&operator, Method::DELETE, &own, Value::Null).await;
+        assert_eq!(cancelled.status, 204);
+        let change = json!({"name": "F"});
+        assert_eq!(app.send_as(&operator, Method::PATCH, "/events/e", change).await.status, 200);
+
+        let feed =
+            app.send_as(&operator, Method::GET, "/events/e/changes", Value::Null).await.json();
+        let keys: Vec<Vec<&Value>> = feed["items"]
+            .as_array()
+            .expect("versions")
+            .iter()
+            .map(|version| {
+                let changes = version["changes"].as_array().expect("changes");
+                changes.iter().map(|change| &change["keyId"]).collect()
+            })
+            .collect();
+        let (id, none) = (json!(id.as_str()), Value::Null);
+        assert_eq!(keys, [vec![&id, &id], vec![&none], vec![&id], vec![&id]], "{feed}");
+        let made_by = sqlx::query_scalar::<_, Option<String>>(
+            "select made_by_key from events where id = 'e'",
+        );
+        let made_by = made_by.fetch_one(&mut app.database.connect().await).await;
+        assert_eq!(json!(made_by.expect("the event is there")), id);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_made_listed_and_revoked() {
+    with_settings(&KEYS, async |app| {
+        let (first, operator) = app.key(Scope::Operator).await;
+        let wanted = json!({"name": "shop", "scope": "partner", "partnerId": "abc-corp",
+            "expiresAt": "2100-01-01T00:00:00Z"});
+        let answer = app.send_as(&operator, Method::POST, "/keys", wanted).await;
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let made = answer.made();
+        assert_eq!(made["createdBy"], first.as_str());
+        assert_eq!(made["expiresAt"], "2100-01-01T00:00:00Z");
+        let text = made["key"].as_str().expect("a key").to_owned();
+        let body = json!({"seats": 1});
+        app.send_as(&text, Method::POST, "/reservations", body.clone()).await.made();
+
+        // What is shown later is the same, without the secret.
+        let used = async || {
+            let list = app.send_as(&operator, Method::GET, "/keys?limit=200", Value::Null).await;
+            assert!(!list.text.contains(&text[20..]), "{list:?}");
+            let list = list.json();
+            let items = list["items"].as_array().expect("keys").clone();
+            assert_eq!(items.len(), 2, "{list}");
+            let ours = items.into_iter().find(|key| key["keyId"] == made["keyId"]);
+            ours.expect("it is listed")
+        };
+        let last_used = async {
+            loop {
+                if let Some(at) = used().await["lastUsedAt"].as_str() {
+                    return at.to_owned();
+                }
+            }
+        };
+        let last_used = timeout(PATIENCE, last_used).await.expect("it is written down");
+        assert!(last_used.as_str() >= made["createdAt"].as_str().expect("a time"));
+        let pages = app.send_as(&operator, Method::GET, "/keys?limit=1", Value::Null).await.json();
+        let cursor = pages["nextCursor"].as_str().expect("another page");
+        let next = format!("/keys?cursor={cursor}");
+        let next = app.send_as(&operator, Method::GET, &next, Value::Null).await.json();
+        assert_eq!(
+            (next["items"].as_array().map(Vec::len), &next["nextCursor"]),
+            (Some(1), &Value::Null)
+        );
+
+        let path = format!("/keys/{}", made["keyId"].as_str().expect("an id"));
+        for _again in 0..2 {
+            assert_eq!(
+                app.send_as(&operator, Method::DELETE, &path, Value::Null).await.status,
+                204
+            );
+            let refused = app.send_as(&text, Method::POST, "/reservations", body.clone()).await;
+            refused.problem(401, "unauthenticated");
+        }
+        assert_eq!(used().await["revokedBy"], first.as_str());
+        for unknown in ["/keys/0000000000000000", "/keys/x"] {
+            let answer = app.send_as(&operator, Method::DELETE, unknown, Value::Null).await;
+            answer.problem(404, "key_not_found");
+        }
+        for wrong in [
+            json!({"name": "x", "scope": "partner"}),
+            json!({"name": "x", "scope": "read", "partnerId": "abc-corp"}),
+            json!({"name": " ", "scope": "read"}),
+            json!({"name": "x", "scope": "god"}),
+            json!({"name": "x", "scope": "read", "expiresAt": "tomorrow"}),
+            json!({"name": "x", "scope": "read", "secret": "1"}),
+        ] {
+            let answer = app.send_as(&operator, Method::POST, "/keys", wrong.clone()).await;
+            answer.problem(400, "validation_failed");
+        }
+    })
+    .await;
+}
+
+/// Nobody makes himself a key for later.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_access_control_there_are_no_keys_over_the_api() {
+    crate::support::with_app(async |app| {
+        let body = json!({"name": "mine", "scope": "operator"});
+        app.post("/keys", body).await.problem(403, "forbidden");
+        app.get("/keys").await.problem(403, "forbidden");
+        app.delete("/keys/0000000000000000").await.problem(403, "forbidden");
+    })
+    .await;
+}
+
+/// On a replica that was not told, a new key works at once, and one that is revoked stops, with the
+/// streams that were opened with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_hear_of_keys() {
+    let database = TestDatabase::create().await;
+    let environment = [("DATABASE_URL", database.url.as_str()), KEYS[0]];
+    let other = Binary::serve(&environment).await;
+    crate::support::with_database(database, &KEYS, async |app| {
+        let client = Client::new();
+        let ask = async |path: &str, key: &str| {
+            let request = client.get(format!("{}{path}", other.base)).bearer_auth(key);
+            request.send().await.expect("an answer")
+        };
+        let (_, operator) = app.key(Scope::Operator).await;
+        for _ in 0..3 {
+            let (_, read) = app.key(Scope::Read).await;
+            assert_eq!(ask("/reservations", &read).await.status(), 200);
+        }
+        let (id, read) = app.key(Scope::Read).await;
+        let mut stream = ask("/events/node-meetup-2025/stream", &read).await;
+        assert_eq!(stream.status(), 200);
+        let path = format!("/keys/{id}");
+        assert_eq!(app.send_as(&operator, Method::DELETE, &path, Value::Null).await.status, 204);
+        let refused = async {
+            while ask("/reservations", &read).await.status() != 401 {}
+            while stream.chunk().await.expect("it ends in order").is_some() {}
+        };
+        timeout(PATIENCE, refused).await.expect("it is heard of");
+        assert_eq!(ask("/reservations", &operator).await.status(), 200);
+    })
+    .await;
+    assert_eq!(other.stop().await.0, Some(0));
+}
+
+/// Before the first start, and beside a service that runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_makes_and_revokes_keys() {
+    let directory = TemporaryDirectory::new();
+    let environment = [("DATA_DIR", directory.as_str()), KEYS[0]];
+    let run = async |arguments: &[&str], code: i32| {
+        let output = command(arguments, &environment).output().await.expect("it runs");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let operator = run(&["key", "create", "--scope", "operator", "--name", "first"], 0).await;
+    let service = Binary::serve(&environment).await;
+    let ask = async |key: &str| {
+        let request = Client::new().get(format!("{}/reservations", service.base));
+        request.bearer_auth(key.trim()).send().await.expect("an answer").status()
+    };
+    assert_eq!(ask(&operator).await, 200);
+    let create = ["key", "create", "--scope", "partner", "--partner", "abc-corp", "--name", "shop"];
+    let shop = run(&[&create[..], &["--days", "90"]].concat(), 0).await;
+    assert_eq!(ask(&shop).await, 200);
+    let list = run(&["key", "list"], 0).await;
+    assert_eq!(list.lines().count(), 3, "{list}");
+    assert!(list.contains("shop (abc-corp)"), "{list}");
+    run(&["key", "revoke", &shop[3..19]], 0).await;
+    let refused = async { while ask(&shop).await != 401 {} };
+    timeout(PATIENCE, refused).await.expect("it is heard of");
+    assert!(run(&["key", "list"], 0).await.contains("revoked"));
+    run(&["key", "revoke", "0000000000000000"], 1).await;
+    run(&["key", "create", "--scope", "partner", "--name", "nobody's"], 2).await;
+    run(&["key", "create", "--scope", "read", "--partner", "abc-corp", "--name", "x"], 2).await;
+    assert_eq!(service.stop().await.0, Some(0));
+}
+
+/// Nobody finds out on the internet that everybody may do everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn access_control_is_not_off_by_accident() {
+    let database = TestDatabase::create_empty().await;
+    let serve = async |more: &[(&str, &str)]| {
+        let environment = [&[("DATABASE_URL", database.url.as_str())], more].concat();
+        command(&[], &environment).output().await.expect("it runs")
+    };
+    for host in ["0.0.0.0", "::"] {
+        let output = serve(&[("HOST", host)]).await;
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(said.contains("ACCESS_CONTROL"), "{said}");
+    }
+    let output = serve(&[("ACCESS_CONTROL", "on")]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+/// Whichever replica is asked: the last one is granted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_grant_a_partner_no_more_than_it_may_have() {
+    const HOLDS_MAX: usize = 7;
+    const SEATS_MAX: usize = 20;
+    let settings = [KEYS[0], ("PARTNER_HOLDS_MAX", "7")];
+    let database = TestDatabase::create().await;
+    let environment = [&[("DATABASE_URL", database.url.as_str())][..], &settings].concat();
+    let other = Binary::serve(&environment).await;
+    crate::support::with_database(database, &settings, async |app| {
+        let Holders { ours, theirs, operator, .. } = Holders::of(app).await;
+        let event = json!({"eventId": "e", "name": "E", "totalSeats": 1000,
+            "maxSeatsPerPartner": SEATS_MAX});
+        let made = app.send_as(&operator, Method::POST, "/events", event).await;
+        assert_eq!(made.json()["maxSeatsPerPartner"], SEATS_MAX);
+        let client = Client::new();
+        let flood = async |event: &str, body: Value| {
+            let asked = (0..60).map(|number| {
+                let base = if number % 2 == 0 { &app.base } else { &other.base };
+                let request = client.post(format!("{base}/events/{event}/reservations"));
+                let request = request.bearer_auth(&ours).json(&body);
+                async { Answer::of(request.send().await.expect("an answer")).await }
+            });
+            futures_util::future::join_all(asked).await
+        };
+        let check = |answers: Vec<Answer>, granted: usize, limit: &str| {
+            let (made, refused): (Vec<_>, Vec<_>) =
+                answers.into_iter().partition(|answer| answer.status == 201);
+            assert_eq!(made.len(), granted);
+            for answer in refused {
+                let problem = answer.problem(409, "partner_limit_exceeded");
+                assert_eq!(problem["limit"], limit, "{problem}");
+                assert_eq!(problem["limitUsed"], granted, "{problem}");
+                assert_eq!(problem["limitMax"], granted, "{problem}");
+            }
+            made
+        };
+        check(flood("e", json!({"seats": 1})).await, SEATS_MAX, "maxSeatsPerPartner");
+        let hold = json!({"seats": 1, "holdSeconds": 600});
+        let held = flood(DEFAULT_EVENT, hold.clone()).await;
+        let held = check(held, HOLDS_MAX, "openHolds");
+        // What is over counts no more, nor does what is confirmed; and others are not concerned.
+        let first =
+            format!("/reservations/{}", held[0].json()["reservationId"].as_str().expect("an id"));
+        let confirm = format!("{first}/confirm");
+        assert_eq!(app.send_as(&ours, Method::POST, &confirm, Value::Null).await.status, 200);
+        let again = flood(DEFAULT_EVENT, hold.clone()).await;
+        assert_eq!(again.iter().filter(|answer| answer.status == 201).count(), 1);
+        app.end_holds().await;
+        check(flood(DEFAULT_EVENT, hold).await, HOLDS_MAX, "openHolds");
+        let path = "/events/e/reservations";
+        app.send_as(&theirs, Method::POST, path, json!({"seats": 10})).await.made();
+        let for_ours = json!({"seats": 1, "partnerId": "abc-corp"});
+        let answer = app.send_as(&operator, Method::POST, path, for_ours).await;
+        answer.problem(409, "partner_limit_exceeded");
+    })
+    .await;
+    assert_eq!(other.stop().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
+    let settings = [KEYS[0], ("PARTNER_REQUESTS_PER_S", "1"), ("PARTNER_REQUESTS_BURST", "5")];
+    with_settings(&settings, async |app| {
+        let Holders { ours, theirs, .. } = Holders::of(app).await;
+        let second = app.key(Scope::Partner(partner("abc-corp"))).await.1;
+        let ask =
+            async |key: &str| app.send_as(key, Method::GET, "/reservations", Value::Null).await;
+        let first = ask(&ours).await;
+        assert_eq!(first.header("ratelimit-policy"), Some("\"requests\";q=5;w=5"));
+        assert_eq!(first.header("ratelimit"), Some("\"requests\";r=4;t=1"));
+        // All keys of a partner count together, whatever they are refused for.
+        for _ in 0..4 {
+            let answer = app.send_as(&second, Method::GET, "/metrics", Value::Null).await;
+            assert_eq!(answer.status, 403, "{answer:?}");
+        }
+        let refused = loop {
+            let answer = ask(&ours).await;
+            if answer.status != 200 {
+                break answer;
+            }
+        };
+        let problem = refused.problem(429, "rate_limited");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert!(problem["retryAfterMs"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)));
+        assert_eq!(refused.header("ratelimit"), Some("\"requests\";r=0;t=5"));
+        assert_eq!(ask(&theirs).await.status, 200);
+        assert_eq!(app.get("/health").await.header("ratelimit"), None);
+    })
+    .await;
+}

@@ -1,6 +1,8 @@
 //! Mailboxes and batchers: every change of an event waits in the event's mailbox, and the event's
 //! batcher takes all that waits into one commit.
 //!
+//! Those who wait take turns, where it is known who they are: nobody's flood keeps the others out.
+//!
 //! While a commit is in flight the next batch gathers; nothing ever waits for a timer. Requests of
 //! one process therefore never conflict with each other, only with another replica.
 //!
@@ -8,13 +10,13 @@
 //! writes nothing but through [`Store::commit`].
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -27,10 +29,12 @@ mod metrics;
 mod settle;
 mod summaries;
 mod sweeper;
+mod turns;
 mod versions;
 
 use batcher::Batcher;
 use metrics::Metrics;
+use turns::{Turns, Waiting};
 
 pub use summaries::{Summaries, SummaryUnavailable};
 pub use sweeper::sweep;
@@ -103,9 +107,54 @@ struct Shared<S> {
 
 #[derive(Default)]
 struct Mailboxes {
-    by_event: HashMap<EventId, mpsc::Sender<Queued>>,
+    by_event: HashMap<EventId, Arc<Mailbox>>,
     /// Set when the service stops: nothing new is taken in.
     closed: bool,
+}
+
+/// What waits for the batcher of one event.
+struct Mailbox {
+    waiting: Mutex<Turns<Queued>>,
+    /// There is something in it, or nothing more will come.
+    changed: Notify,
+    closed: AtomicBool,
+}
+
+impl Mailbox {
+    fn new() -> Self {
+        let (waiting, closed) = (Mutex::new(Turns::new()), AtomicBool::new(false));
+        Self { waiting, changed: Notify::new(), closed }
+    }
+
+    /// Gives back what there is no room for: the command, or another that has to go for it.
+    fn push(&self, queued: Queued, commands_max: usize) -> Option<Queued> {
+        let refused = self.waiting().push_back(queued, commands_max);
+        self.changed.notify_one();
+        refused
+    }
+
+    /// Returns once there is something in it; `false` if nothing will ever be.
+    async fn filled(&self) -> bool {
+        loop {
+            if !self.waiting().is_empty() {
+                return true;
+            }
+            if self.closed.load(Ordering::Acquire) {
+                return false;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Turns<Queued>> {
+        // Nothing that can panic happens half way through a change of it.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A command in a mailbox.
@@ -117,6 +166,12 @@ struct Queued {
     answer_by: Instant,
     reply: oneshot::Sender<Outcome>,
     metrics: Arc<Metrics>,
+}
+
+impl Waiting for Queued {
+    fn command(&self) -> &Command {
+        &self.command
+    }
 }
 
 impl Queued {
@@ -187,7 +242,7 @@ impl<S: Store> Batching<S> {
         {
             let mut mailboxes = self.0.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
             mailboxes.closed = true;
-            mailboxes.by_event.clear();
+            mailboxes.by_event.drain().for_each(|(_, mailbox)| mailbox.close());
         }
         self.0.batchers.close();
         self.0.batchers.wait().await;
@@ -195,14 +250,15 @@ impl<S: Store> Batching<S> {
 }
 
 impl<S: Store> Shared<S> {
-    /// Gives the command back if there is no room for it. Never waits.
+    /// Gives a command back if there is no room for it, this one or another. Never waits.
     fn enqueue(self: &Arc<Self>, event_id: &EventId, queued: Queued) -> Option<Queued> {
-        // Sent under the lock: a batcher that retires does so under it, too, so that it cannot
+        let commands_max = self.settings.mailbox_commands_max;
+        // Put in under the lock: a batcher that retires does so under it, too, so that it cannot
         // leave a command behind.
         {
             let mailboxes = self.mailboxes.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(mailbox) = mailboxes.by_event.get(event_id) {
-                return mailbox.try_send(queued).err().map(TrySendError::into_inner);
+                return mailbox.push(queued, commands_max);
             }
         }
         let mut mailboxes = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
@@ -210,23 +266,29 @@ impl<S: Store> Shared<S> {
             return Some(queued);
         }
         if let Some(mailbox) = mailboxes.by_event.get(event_id) {
-            return mailbox.try_send(queued).err().map(TrySendError::into_inner);
+            return mailbox.push(queued, commands_max);
         }
         if mailboxes.by_event.len() >= MAILBOXES_MAX {
             return Some(queued);
         }
-        let (mailbox, receiver) = mpsc::channel(self.settings.mailbox_commands_max);
-        let refused = mailbox.try_send(queued).err().map(TrySendError::into_inner);
-        mailboxes.by_event.insert(event_id.clone(), mailbox);
-        let batcher = Batcher::new(Arc::clone(self), event_id.clone(), receiver);
+        let mailbox = Arc::new(Mailbox::new());
+        let refused = mailbox.push(queued, commands_max);
+        mailboxes.by_event.insert(event_id.clone(), Arc::clone(&mailbox));
+        let batcher = Batcher::new(Arc::clone(self), event_id.clone(), mailbox);
         self.batchers.spawn_on(batcher.run(), &self.runtime);
         refused
     }
 
+    /// Counts a command that is taken into its first batch.
+    fn taken(&self, queued: &Queued) {
+        let arrived = queued.answer_by - self.settings.request_timeout;
+        self.metrics.taken(arrived.elapsed());
+    }
+
     /// Ends an event's mailbox if it is empty.
-    fn retire(&self, event_id: &EventId, mailbox: &mpsc::Receiver<Queued>) -> bool {
+    fn retire(&self, event_id: &EventId, mailbox: &Mailbox) -> bool {
         let mut mailboxes = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
-        let empty = mailbox.is_empty();
+        let empty = mailbox.waiting().is_empty();
         if empty {
             mailboxes.by_event.remove(event_id);
         }

@@ -191,7 +191,7 @@ pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, S
 /// The database of a command: its own, or that of a service which runs already.
 enum At<'a> {
     Own(&'a OpenDatabase),
-    Running(PgConnectOptions),
+    Running(Box<PgConnectOptions>),
 }
 
 impl At<'_> {
@@ -214,7 +214,8 @@ async fn beside(
         && let Some(url) = postgres::url_in_use(data_dir)?
     {
         // A service that is just starting has not written it yet.
-        return work(At::Running(url.parse().map_err(VerifyError::Connect)?)).await;
+        let options = url.parse().map_err(VerifyError::Connect)?;
+        return work(At::Running(Box::new(options))).await;
     }
     let stop = Signals::watch()?.stop;
     with_database(config, &stop, async |database| {

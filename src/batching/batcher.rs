@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::settle::Settled;
-use super::{Queued, Rejection, Shared};
+use super::turns::Turns;
+use super::{Mailbox, Queued, Rejection, Shared};
 use crate::domain::{
     Acceptance, Command, Decision, Event, EventId, Named, Refusal, Timestamp, Verdict, decide,
 };
@@ -35,11 +35,11 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Batcher<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) event_id: EventId,
-    mailbox: mpsc::Receiver<Queued>,
+    mailbox: Arc<Mailbox>,
     /// Deferred by an earlier batch: first in line for the next, but not for all of it.
-    deferred: VecDeque<Queued>,
-    /// Taken from the mailbox and not in hand yet.
-    waiting: VecDeque<Queued>,
+    deferred: Turns<Queued>,
+    /// From a batch that the database refused: its parts, one after the other, before all else.
+    split: VecDeque<Queued>,
     /// The commands of the batch that is being decided and committed.
     in_hand: Vec<Queued>,
     /// The base version of the batch in hand, once it may have been sent.
@@ -80,6 +80,43 @@ impl Remembered {
     }
 }
 
+/// A batch that is being taken in hand.
+struct Filling<'a> {
+    in_hand: &'a mut Vec<Queued>,
+    rows: usize,
+    now: Instant,
+    /// What is past its time.
+    late: Vec<Queued>,
+}
+
+impl Filling<'_> {
+    /// Moves commands into the batch until it has so many.
+    fn take_from(&mut self, turns: &mut Turns<Queued>, limit: usize) {
+        while self.in_hand.len() < limit
+            && let Some(queued) = turns.pop()
+        {
+            if let Some(queued) = self.add(queued) {
+                turns.put_back(queued);
+                return;
+            }
+        }
+    }
+
+    /// Gives back what does not fit any more: what is asked for as a whole is never split.
+    fn add(&mut self, queued: Queued) -> Option<Queued> {
+        let more = queued.command.rows();
+        if queued.send_by < self.now {
+            self.late.push(queued);
+        } else if self.rows > 0 && self.rows + more > BATCH_ROWS_MAX {
+            return Some(queued);
+        } else {
+            self.rows += more;
+            self.in_hand.push(queued);
+        }
+        None
+    }
+}
+
 /// How one attempt at the batch in hand went.
 enum Attempt {
     /// Its commands are answered, or wait for the next batch.
@@ -98,13 +135,13 @@ struct Decided {
 }
 
 impl<S: Store> Batcher<S> {
-    pub fn new(shared: Arc<Shared<S>>, event_id: EventId, mailbox: mpsc::Receiver<Queued>) -> Self {
+    pub fn new(shared: Arc<Shared<S>>, event_id: EventId, mailbox: Arc<Mailbox>) -> Self {
         Self {
             shared,
             event_id,
             mailbox,
-            deferred: VecDeque::new(),
-            waiting: VecDeque::new(),
+            deferred: Turns::new(),
+            split: VecDeque::new(),
             in_hand: Vec::new(),
             sent_from: None,
             remembered: None,
@@ -131,54 +168,40 @@ impl<S: Store> Batcher<S> {
 
     /// Takes the next batch in hand; `false` when there is nothing more to do.
     async fn take(&mut self) -> bool {
-        if self.waiting.is_empty() && self.deferred.is_empty() {
+        if self.split.is_empty() && self.deferred.is_empty() {
             let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
-            match timeout(idle_max, self.mailbox.recv()).await {
-                Ok(Some(queued)) => self.receive(queued),
-                Ok(None) => return false,
+            match timeout(idle_max, self.mailbox.filled()).await {
+                Ok(true) => {}
+                Ok(false) => return false,
                 Err(_elapsed) => return !self.shared.retire(&self.event_id, &self.mailbox),
             }
         }
-        while self.waiting.len() < self.limit
-            && let Ok(queued) = self.mailbox.try_recv()
-        {
-            self.receive(queued);
-        }
-        // Half for what was deferred, so that many who change one thing, which takes a batch each,
-        // leave room for everybody else; all of it where nobody else is there.
-        self.take_in_hand(true, self.limit.div_ceil(2));
-        self.take_in_hand(false, self.limit);
-        self.take_in_hand(true, self.limit);
-        self.shared.metrics.batch_commands.observe(self.in_hand.len() as f64);
-        true
-    }
-
-    fn receive(&mut self, queued: Queued) {
-        let arrived = queued.answer_by - self.shared.settings.request_timeout;
-        self.shared.metrics.taken(arrived.elapsed());
-        self.waiting.push_back(queued);
-    }
-
-    /// Moves commands into the batch until it has so many.
-    fn take_in_hand(&mut self, deferred: bool, limit: usize) {
-        let queue = if deferred { &mut self.deferred } else { &mut self.waiting };
-        let now = Instant::now();
-        let mut rows: usize = self.in_hand.iter().map(|queued| queued.command.rows()).sum();
-        while self.in_hand.len() < limit
-            && let Some(queued) = queue.pop_front()
-        {
-            let more = queued.command.rows();
-            if queued.send_by < now {
-                queued.answer(Err(Rejection::Overloaded));
-            } else if rows > 0 && rows + more > BATCH_ROWS_MAX {
-                // What is asked for as a whole is never split.
-                queue.push_front(queued);
-                return;
-            } else {
-                rows += more;
-                self.in_hand.push(queued);
+        let (now, late) = (Instant::now(), Vec::new());
+        let mut filling = Filling { in_hand: &mut self.in_hand, rows: 0, now, late };
+        if self.split.is_empty() {
+            // Half for what was deferred, so that many who change one thing, which takes a batch
+            // each, leave room for everybody else; all of it where nobody else is there.
+            filling.take_from(&mut self.deferred, self.limit.div_ceil(2));
+            let (taken, late) = (filling.in_hand.len(), filling.late.len());
+            filling.take_from(&mut self.mailbox.waiting(), self.limit);
+            let new = filling.in_hand[taken..].iter().chain(&filling.late[late..]);
+            new.for_each(|queued| self.shared.taken(queued));
+            filling.take_from(&mut self.deferred, self.limit);
+        } else {
+            while filling.in_hand.len() < self.limit
+                && let Some(queued) = self.split.pop_front()
+            {
+                if let Some(queued) = filling.add(queued) {
+                    self.split.push_front(queued);
+                    break;
+                }
             }
         }
+        for queued in filling.late {
+            queued.answer(Err(Rejection::Overloaded));
+        }
+        self.shared.metrics.batch_commands.observe(self.in_hand.len() as f64);
+        true
     }
 
     /// Brings the batch in hand to its end, through as many lost races as it takes.
@@ -391,7 +414,7 @@ impl<S: Store> Batcher<S> {
         } else {
             self.limit = self.in_hand.len() / 2;
             for queued in self.in_hand.drain(..).rev() {
-                self.waiting.push_front(queued);
+                self.split.push_front(queued);
             }
         }
     }

@@ -18,9 +18,9 @@ use crate::support::{alter, partner, reserve_as};
 
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-struct Engine {
-    store: Arc<Simulated>,
-    batching: Batching<Simulated>,
+pub struct Engine {
+    pub store: Arc<Simulated>,
+    pub batching: Batching<Simulated>,
     event: EventId,
 }
 
@@ -29,7 +29,7 @@ impl Engine {
         Self::with_mailbox(seats, 100)
     }
 
-    fn with_mailbox(seats: i32, mailbox_commands_max: usize) -> Self {
+    pub fn with_mailbox(seats: i32, mailbox_commands_max: usize) -> Self {
         let event = EventId::parse("hot").expect("a slug");
         let store = Arc::new(Simulated::with_seats(&event, seats));
         let settings = Settings { request_timeout: TIMEOUT, mailbox_commands_max };
@@ -42,7 +42,7 @@ impl Engine {
     }
 
     /// Submits now; the answer comes later.
-    async fn start(&self, command: Command) -> JoinHandle<Outcome> {
+    pub async fn start(&self, command: Command) -> JoinHandle<Outcome> {
         let (batching, event) = (self.batching.clone(), self.event.clone());
         let (submitting, submitted) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
@@ -60,7 +60,7 @@ impl Engine {
     }
 
     /// Submits now, and returns when its commit is in flight and stalls there.
-    async fn start_stalled(&self, command: Command) -> JoinHandle<Outcome> {
+    pub async fn start_stalled(&self, command: Command) -> JoinHandle<Outcome> {
         self.store.plan([Fault::Stalls]);
         let task = self.start(command).await;
         self.store.stalled().await;
@@ -72,7 +72,7 @@ impl Engine {
     }
 
     /// What is sold by all counts.
-    fn check_sold(&self, seats: i32, reservations: usize) {
+    pub fn check_sold(&self, seats: i32, reservations: usize) {
         let event = self.store.event();
         let made = self.store.reservations();
         let owned = made.iter().filter(|made| made.status.owns_seats());
@@ -87,7 +87,7 @@ fn reserve(seats: i32) -> Command {
     reserve_as("abc-corp", seats, None)
 }
 
-fn made(outcome: Outcome) -> Reservation {
+pub fn made(outcome: Outcome) -> Reservation {
     match outcome {
         Ok(Acceptance::Reserved(mut made)) if made.len() == 1 => made.remove(0),
         other => panic!("not made: {other:?}"),

@@ -10,6 +10,7 @@ mod console;
 mod contract;
 mod engine;
 mod events;
+mod fairness;
 mod fuzz;
 mod holds;
 mod hostile;

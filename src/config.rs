@@ -22,6 +22,9 @@ ACCESS_CONTROL            off              keys: callers need a key (see `ticket
 PARTNER_REQUESTS_PER_S    1000             what a partner may send to this server, with access control
 PARTNER_REQUESTS_BURST    2000             and at once, after it has sent nothing for a while
 PARTNER_HOLDS_MAX         1000             open holds of a partner on one event, with access control
+CORS_ORIGINS              (none)           web pages that may call: https://a.example,https://b.example
+TLS_CERT                  (none)           file with the certificate chain (PEM); with TLS_KEY, the
+TLS_KEY                   (none)           service speaks https, and reads both again on SIGHUP
 DATABASE_URL              (none)           postgres://...; without it, a private PostgreSQL runs
 DATA_DIR                  (by user)        where the private PostgreSQL lives: as root
                                            /var/lib/ticketboss, else $XDG_DATA_HOME/ticketboss
@@ -46,6 +49,9 @@ pub struct Config {
     /// Where to listen: what HOST stands for, with PORT.
     pub addresses: Vec<SocketAddr>,
     pub access_control: AccessControl,
+    /// Origins of web pages that may call, as browsers send them.
+    pub cors_origins: Vec<String>,
+    pub tls: Option<TlsFiles>,
     /// Of one partner, with access control.
     pub partner_requests_per_s: NonZeroU32,
     pub partner_requests_burst: NonZeroU32,
@@ -63,6 +69,13 @@ pub struct Config {
     pub drain_delay: Duration,
     /// Of all streams together.
     pub stream_bytes_per_s_max: u64,
+}
+
+/// Where the certificate is, and its key.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Whether callers need a key.
@@ -128,6 +141,8 @@ impl Config {
         Ok(Self {
             access_control: settings.access_control(&addresses)?,
             addresses,
+            cors_origins: settings.cors_origins()?,
+            tls: settings.tls()?,
             partner_requests_per_s: settings.requests("PARTNER_REQUESTS_PER_S", 1000)?,
             partner_requests_burst: settings.requests("PARTNER_REQUESTS_BURST", 2000)?,
             partner_holds_max: settings.number("PARTNER_HOLDS_MAX", 1000, 1, 10_000)?,
@@ -163,6 +178,11 @@ impl Database {
 
 fn cores() -> usize {
     thread::available_parallelism().map_or(2, NonZeroUsize::get)
+}
+
+fn one_alone(name: &'static str) -> BadSetting {
+    let allowed = "a file in PEM: TLS_CERT and TLS_KEY belong together".into();
+    BadSetting { name, value: String::new(), allowed }
 }
 
 struct Settings<'a>(&'a dyn Fn(&str) -> Option<String>);
@@ -201,6 +221,39 @@ impl Settings<'_> {
     fn requests(&self, name: &'static str, default: u32) -> Result<NonZeroU32, BadSetting> {
         let number = self.number(name, default, 1, 1_000_000)?;
         Ok(NonZeroU32::new(number).expect("it was checked to be 1 or more"))
+    }
+
+    fn cors_origins(&self) -> Result<Vec<String>, BadSetting> {
+        let name = "CORS_ORIGINS";
+        let Some(value) = self.text(name) else { return Ok(Vec::new()) };
+        let origins: Vec<String> = value.split(',').map(|origin| origin.trim().into()).collect();
+        // What a browser sends is the scheme, the host, and the port unless it is the usual one.
+        let is_origin = |origin: &String| {
+            let host = ["https://", "http://"].iter().find_map(|it| origin.strip_prefix(it));
+            host.is_some_and(|host| {
+                let legal = |byte: u8| {
+                    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte)
+                };
+                !host.is_empty() && host.bytes().all(legal)
+            })
+        };
+        if origins.iter().all(is_origin) {
+            Ok(origins)
+        } else {
+            let allowed = "origins such as https://shop.example, with commas between".into();
+            Err(BadSetting { name, value, allowed })
+        }
+    }
+
+    fn tls(&self) -> Result<Option<TlsFiles>, BadSetting> {
+        match (self.text("TLS_CERT"), self.text("TLS_KEY")) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => {
+                Ok(Some(TlsFiles { certificate: certificate.into(), key: key.into() }))
+            }
+            (Some(_), None) => Err(one_alone("TLS_KEY")),
+            (None, Some(_)) => Err(one_alone("TLS_CERT")),
+        }
     }
 
     /// Off by itself only where nobody else can call.

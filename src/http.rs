@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::body::BoxBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use actix_web::http::{Method, StatusCode};
@@ -31,6 +31,7 @@ mod changes;
 mod console;
 mod error;
 mod events;
+mod hardening;
 mod headers;
 mod keys;
 mod metrics;
@@ -49,6 +50,7 @@ use reservations::{list, one};
 use unread::KeptBody;
 
 pub use access::{Access, Guard};
+pub use hardening::Exposure;
 pub use metrics::{Metrics, PREFIX, StreamMetrics};
 pub use rates::Rates;
 pub use service::Readiness;
@@ -89,10 +91,12 @@ impl App {
 }
 
 /// The whole API as an actix application, one for each worker.
-pub fn application(app: Data<App>) -> actix_web::App<impl Factory> {
+pub fn application(app: Data<App>, exposure: Exposure) -> actix_web::App<impl Factory> {
     let (application, document) = routes();
+    let cors = hardening::cors(&exposure.cors_origins);
     application
         .app_data(app)
+        .app_data(Data::new(exposure))
         .app_data(Data::new(Routes::of(&document)))
         .app_data(Data::new(document))
         .service(
@@ -110,6 +114,7 @@ pub fn application(app: Data<App>) -> actix_web::App<impl Factory> {
         .default_service(web::to(no_such_route))
         .wrap(NormalizePath::trim())
         .wrap(from_fn(finish))
+        .wrap(cors)
 }
 
 /// The OpenAPI document: the whole contract, for people and for generators of clients.
@@ -122,25 +127,29 @@ pub trait Factory:
     ServiceFactory<
         ServiceRequest,
         Config = (),
-        Response = ServiceResponse,
+        Response = ServiceResponse<Self::Body>,
         Error = Error,
         InitError = (),
     >
 {
+    type Body: MessageBody + 'static;
 }
 
-impl<T> Factory for T where
+impl<T, B> Factory for T
+where
     T: ServiceFactory<
             ServiceRequest,
             Config = (),
-            Response = ServiceResponse,
+            Response = ServiceResponse<B>,
             Error = Error,
             InitError = (),
-        >
+        >,
+    B: MessageBody + 'static,
 {
+    type Body = B;
 }
 
-fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
+fn routes() -> (actix_web::App<impl Factory<Body = BoxBody>>, utoipa::openapi::OpenApi) {
     let (application, mut document) = actix_web::App::new()
         .into_utoipa_app()
         .openapi(openapi::base())
@@ -281,6 +290,8 @@ async fn finish(
     }
     let id = HeaderValue::from_str(&id).expect("an id is visible ASCII");
     answered.headers_mut().insert(X_REQUEST_ID, id);
+    let exposure = answered.request().app_data::<Data<Exposure>>().is_some_and(|it| it.is_tls);
+    hardening::write(answered.headers_mut(), exposure);
     Ok(answered)
 }
 

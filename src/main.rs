@@ -178,7 +178,9 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -
     match work(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServeError::Launch(failure)) => complain_of_launch(&failure),
-        Err(failure @ ServeError::NoDatabase { .. }) => complain(EXIT_SETUP, &chain(&failure)),
+        Err(failure @ (ServeError::NoDatabase { .. } | ServeError::Tls(_))) => {
+            complain(EXIT_SETUP, &chain(&failure))
+        }
         Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
     }
 }

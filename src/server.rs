@@ -28,7 +28,7 @@ use crate::access::KeyRing;
 use crate::batching::{self, Batching, Settings, Summaries};
 use crate::config::{AccessControl, Config, Database};
 use crate::domain::{KeyId, PartnerLimits};
-use crate::http::{self, Access, App, Guard, Metrics, Rates, Readiness, Streams};
+use crate::http::{self, Access, App, Exposure, Guard, Metrics, Rates, Readiness, Streams};
 use crate::postgres::{self, LaunchError, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
@@ -36,10 +36,13 @@ use crate::verify::{self, Report, VerifyError};
 
 mod database;
 pub mod keys;
+mod tls;
 
 use database::wait_for_database;
+use tls::Certificate;
 
 pub use database::OpenDatabase;
+pub use tls::TlsError;
 
 /// How long a request may take to send its head, and a response to be taken.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,6 +88,8 @@ pub enum ServeError {
     Stopped,
     #[error("a background task failed")]
     Task(#[from] tokio::task::JoinError),
+    #[error("TLS_CERT and TLS_KEY cannot be used")]
+    Tls(#[from] TlsError),
     #[error("the HTTP server failed")]
     Http(#[source] io::Error),
 }
@@ -271,6 +276,7 @@ impl Server {
         } else {
             wait_for_database(|| schema::check(&database.options)).await?;
         }
+        let certificate = config.tls.as_ref().map(Certificate::read).transpose()?;
         let app = app(config, &database.options).await?;
         let event = &config.default_event;
         let until = Instant::now() + config.request_timeout;
@@ -288,7 +294,9 @@ impl Server {
             chores.push(tokio::spawn(guard.ring.clone().keep()));
         }
         let app = Data::new(app);
-        let mut server = HttpServer::new(move || http::application(app.clone()))
+        let exposure =
+            Exposure { cors_origins: config.cors_origins.clone(), is_tls: certificate.is_some() };
+        let mut server = HttpServer::new(move || http::application(app.clone(), exposure.clone()))
             .workers(config.workers)
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(CLIENT_TIMEOUT)
@@ -298,14 +306,26 @@ impl Server {
             .h1_allow_half_closed(false)
             .disable_signals();
         for listener in listeners {
-            server = server.listen(listener).map_err(ServeError::Http)?;
+            server = match &certificate {
+                Some(certificate) => server.listen_rustls_0_23(listener, certificate.config()?),
+                None => server.listen(listener),
+            }
+            .map_err(ServeError::Http)?;
+        }
+        let scheme = if certificate.is_some() { "https" } else { "http" };
+        if let Some(certificate) = certificate {
+            chores.push(tokio::spawn(async move {
+                if let Err(failure) = certificate.renew().await {
+                    log::error!("the certificate is not renewed: {}", crate::chain(&failure));
+                }
+            }));
         }
         let address = server.addrs()[0];
         let server = server.run();
         let http = server.handle();
         let running = tokio::spawn(server);
         log::info!(
-            "serving http://{address}; database: {}; default event: {} at /reservations",
+            "serving {scheme}://{address}; database: {}; default event: {} at /reservations",
             database.describe(),
             event.id,
         );

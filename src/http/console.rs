@@ -15,7 +15,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const PAGE: &str = include_str!("console/index.html");
 
 /// What the page is made of: name, media type, content.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("style.css", "text/css", include_str!("console/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("console/icon.svg")),
     ("main.js", "text/javascript", include_str!("console/main.js")),
@@ -25,6 +25,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("event.js", "text/javascript", include_str!("console/event.js")),
     ("events.js", "text/javascript", include_str!("console/events.js")),
     ("forms.js", "text/javascript", include_str!("console/forms.js")),
+    ("key.js", "text/javascript", include_str!("console/key.js")),
     ("numbers.js", "text/javascript", include_str!("console/numbers.js")),
     ("reservations.js", "text/javascript", include_str!("console/reservations.js")),
     ("stream.js", "text/javascript", include_str!("console/stream.js")),

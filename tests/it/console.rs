@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Client;
 use serde_json::{Value, json};
 use thirtyfour::Key;
+use ticketboss::domain::Scope;
 
 use crate::support::binary::Binary;
 use crate::support::browser::Browser;
@@ -400,9 +401,45 @@ async fn the_files_of_the_page_are_all_there() {
                 texts.push(file.text);
             }
         }
-        assert_eq!(known.len(), 12, "{known:?}");
+        assert_eq!(known.len(), 13, "{known:?}");
         app.get("/console/nothing.js").await.problem(404, "route_not_found");
         app.get("/console/%2e%2e%2fCargo.toml").await.problem(404, "route_not_found");
+    })
+    .await;
+}
+
+/// Asked for where it is needed, and kept out of the address and of what outlives the tab.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_key_is_needed_it_is_asked_for() {
+    with_settings(&[("ACCESS_CONTROL", "keys")], async |app| {
+        let (_, operator) = app.key(Scope::Operator).await;
+        let browser = open(app, EVENT).await;
+        browser.until_says("dialog", "A key is needed").await;
+        browser.fill("key", &operator.replace("tb_", "tb_0")).await;
+        browser.click("Use it").await;
+        browser.until_says("dialog", "The key is not valid").await;
+        browser.fill("key", &operator).await;
+        browser.picture("key").await;
+        browser.click("Use it").await;
+        browser.until("!document.querySelector('dialog')").await;
+        browser.until_says("#connection", "Live").await;
+        browser.click("Test reservation").await;
+        browser.fill("seats", "3").await;
+        browser.click("Reserve").await;
+        browser.until("document.getElementById('seats-sold').textContent === '3'").await;
+        // What is kept is in this tab, and nowhere else.
+        let kept =
+            browser.run("return [location.href, JSON.stringify(localStorage), document.cookie]");
+        let secret = &operator[20..];
+        assert!(!kept.await.to_string().contains(secret));
+        browser.go(&format!("{}{EVENT}", app.base)).await;
+        browser.until_says("#connection", "Live").await;
+        browser.click("Forget the key").await;
+        browser.until_says("dialog", "A key is needed").await;
+        browser.click("Cancel").await;
+        browser.until_says("main", "A valid key is needed").await;
+        browser.until_says("#key", "Enter a key").await;
+        browser.close().await;
     })
     .await;
 }

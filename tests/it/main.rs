@@ -12,6 +12,7 @@ mod engine;
 mod events;
 mod fairness;
 mod fuzz;
+mod hardening;
 mod holds;
 mod hostile;
 mod listing;

@@ -1,5 +1,7 @@
 // The service, over the same API that partners use.
 
+import { anotherKey, currentKey, withKey } from "./key.js";
+
 /** What the service said no with, or what kept it from saying anything. */
 export class Problem extends Error {
   constructor(body) {
@@ -26,10 +28,14 @@ export async function send(method, path, { body, headers = {}, signal } = {}) {
     request.headers["Content-Type"] = "application/json";
     request.body = JSON.stringify(body);
   }
-  const response = await orAway(fetch(path, request));
-  if (response.ok) return response;
-  const problem = await response.json().catch(() => null);
-  throw new Problem(problem ?? { title: `Status ${response.status}`, detail: "No reason was given." });
+  for (;;) {
+    const key = currentKey();
+    const response = await orAway(fetch(path, withKey(request, key)));
+    if (response.ok) return response;
+    const problem = await response.json().catch(() => null);
+    if (response.status === 401 && (await anotherKey(key))) continue;
+    throw new Problem(problem ?? { title: `Status ${response.status}`, detail: "No reason was given." });
+  }
 }
 
 export async function read(path, signal) {

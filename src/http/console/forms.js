@@ -7,7 +7,7 @@ import { STATUS_WORDS, announce, clock, element, number, problemBox, uuid } from
  * Opens a dialog with a form. `submit` gets the values that were given. What it returns is said once
  * the dialog is closed; it stays open if that is nothing, and shows the problem if one is thrown.
  */
-function ask({ title, fields, button, keep = "Cancel", submit }) {
+export function ask({ title, fields, button, keep = "Cancel", submit, closed = () => {} }) {
   const opener = document.activeElement;
   const message = element("div", {});
   const go = element("button", { class: "main" }, button);
@@ -35,6 +35,7 @@ function ask({ title, fields, button, keep = "Cancel", submit }) {
     dialog.remove();
     const back = opener?.isConnected ? opener : document.getElementById("main");
     back.focus();
+    closed();
   });
   // What was sent is waited for, so that its end is seen.
   dialog.addEventListener("cancel", (cancelled) => go.disabled && cancelled.preventDefault());
@@ -87,12 +88,13 @@ export function makeEvent() {
       { name: "totalSeats", label: "Seats", inputmode: "numeric", required: true },
       { name: "eventId", label: "Id", hint: "Stands in addresses. Made up if it is left empty." },
       { name: "maxSeatsPerReservation", label: "Seats for one reservation, at most", inputmode: "numeric", value: "10" },
+      { name: "maxSeatsPerPartner", label: "Seats for one partner, at most", inputmode: "numeric", hint: "As many as there are if it is left empty. Counts where callers need a key." },
       { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", hint: `${ZONE}. At once if it is left empty.` },
       { name: "salesCloseAt", label: "Sales end", type: "datetime-local", hint: ZONE },
     ],
     submit: async (given) => {
       const body = { eventId: madeUp, ...given };
-      for (const name of ["totalSeats", "maxSeatsPerReservation"]) if (given[name]) body[name] = numeric(given[name]);
+      for (const name of ["totalSeats", "maxSeatsPerReservation", "maxSeatsPerPartner"]) if (given[name]) body[name] = numeric(given[name]);
       for (const name of ["salesOpenAt", "salesCloseAt"]) if (given[name]) body[name] = moment(given[name]);
       const response = await send("POST", "/events", { body });
       const made = await response.json();

@@ -2,6 +2,7 @@
 
 import { showEvent } from "./event.js";
 import { showEvents } from "./events.js";
+import { currentKey, showButton } from "./key.js";
 
 let leave = () => {};
 
@@ -19,6 +20,7 @@ addEventListener("hashchange", () => {
   show();
   document.getElementById("main").focus();
 });
+if (currentKey()) showButton();
 // The address says which page it is, and so it stays as it is.
 document.querySelector(".skip").addEventListener("click", (click) => {
   click.preventDefault();

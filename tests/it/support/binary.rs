@@ -72,6 +72,11 @@ impl Binary {
         i32::try_from(self.child.id().expect("it runs")).expect("a process id")
     }
 
+    /// What it has logged so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic under the lock").clone()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).expect("it runs");
     }

@@ -269,7 +269,7 @@ async fn finish(
         request.extensions_mut().insert(WasHead);
     }
     let body = KeptBody::of(&mut request);
-    let (mut answered, outcome) = write_out(next.call(request).await?, &id);
+    let (mut answered, outcome) = write_out(next.call(request).await?, &id, &app.metrics);
     let took = arrived.elapsed();
     let route = metrics::route(answered.request().path());
     app.metrics.answered(method, route, answered.status(), took);
@@ -296,14 +296,21 @@ async fn finish(
 }
 
 /// An answer as it goes out, and in a word what it is: the code of the problem, if it is one.
-fn write_out(answered: ServiceResponse, id: &str) -> (ServiceResponse, &'static str) {
+fn write_out(
+    answered: ServiceResponse,
+    id: &str,
+    metrics: &Metrics,
+) -> (ServiceResponse, &'static str) {
     let status = answered.status();
     if !status.is_client_error() && !status.is_server_error() {
         return (answered, "done");
     }
     let error = answered.response().error();
     let (response, code) = match error.and_then(|error| error.as_error::<Problem>()) {
-        Some(problem) => (problem.respond(id), problem.code),
+        Some(problem) => {
+            problem.more.turned_away.inspect(|why| metrics.turned_away(*why));
+            (problem.respond(id), problem.code)
+        }
         None => {
             let problem = of_foreign_error(status, error);
             (problem.respond(id), problem.code)

@@ -72,12 +72,56 @@ impl Identity {
     /// The partner that a request is about, which a partner's own need not name.
     pub fn about(&self, named: Option<PartnerId>) -> Result<Option<PartnerId>, Problem> {
         match (self.partner(), named) {
-            (Some(own), Some(named)) if *own != named => Err(Problem::new(
+            (Some(own), Some(named)) if *own != named => Err(Problem::turned_away(
                 Code::Forbidden,
                 format!("This key is for the partner {} alone", own.as_str()),
+                TurnedAway::OtherPartner,
             )),
             (Some(own), _) => Ok(Some(own.clone())),
             (None, named) => Ok(named),
+        }
+    }
+}
+
+/// Why a caller was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    NoKey,
+    Denied(Denied),
+    /// The key is not for this.
+    Scope,
+    /// The key is for another partner.
+    OtherPartner,
+    TooOften,
+}
+
+impl TurnedAway {
+    pub const ALL: [Self; 10] = [
+        Self::NoKey,
+        Self::Denied(Denied::Malformed),
+        Self::Denied(Denied::Unknown),
+        Self::Denied(Denied::WrongSecret),
+        Self::Denied(Denied::Expired),
+        Self::Denied(Denied::Revoked),
+        Self::Denied(Denied::Unavailable),
+        Self::Scope,
+        Self::OtherPartner,
+        Self::TooOften,
+    ];
+
+    /// The word in the numbers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoKey => "no_key",
+            Self::Denied(Denied::Malformed) => "malformed",
+            Self::Denied(Denied::Unknown) => "unknown",
+            Self::Denied(Denied::WrongSecret) => "wrong_secret",
+            Self::Denied(Denied::Expired) => "expired",
+            Self::Denied(Denied::Revoked) => "revoked",
+            Self::Denied(Denied::Unavailable) => "database_unavailable",
+            Self::Scope => "scope",
+            Self::OtherPartner => "other_partner",
+            Self::TooOften => "rate",
         }
     }
 }
@@ -166,7 +210,7 @@ fn identify<T: 'static>(
         return Either::Left(ready(admit(Identity(None))));
     };
     let Some(presented) = bearer(request) else {
-        return Either::Left(ready(Err(Problem::unauthenticated(None))));
+        return Either::Left(ready(Err(Problem::unauthenticated(TurnedAway::NoKey))));
     };
     if let Some(found) = guard.ring.recall(presented) {
         return Either::Left(ready(guard.identified(request, found).and_then(admit)));
@@ -189,8 +233,12 @@ impl Guard {
     ) -> Result<Identity, Problem> {
         let key = match found {
             Ok(key) => key,
-            Err(Denied::Unavailable) => return Err(Problem::database_unavailable()),
-            Err(denied) => return Err(Problem::unauthenticated(Some(denied))),
+            Err(Denied::Unavailable) => {
+                let mut problem = Problem::database_unavailable();
+                problem.more.turned_away = Some(TurnedAway::Denied(Denied::Unavailable));
+                return Err(problem);
+            }
+            Err(denied) => return Err(Problem::unauthenticated(TurnedAway::Denied(denied))),
         };
         let allowance = self.rates.count(&key)?;
         request.extensions_mut().insert(allowance);
@@ -208,5 +256,5 @@ fn bearer(request: &HttpRequest) -> Option<&str> {
 
 fn forbidden(scope: &Scope) -> Problem {
     let detail = format!("A key with the scope {} may not do this", scope.as_str());
-    Problem::new(Code::Forbidden, detail)
+    Problem::turned_away(Code::Forbidden, detail, TurnedAway::Scope)
 }

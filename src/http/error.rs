@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::access::TurnedAway;
 use super::problem::{Code, Limit, Problem};
 use super::rfc3339;
-use crate::access::Denied;
 use crate::batching::{Rejection, SummaryUnavailable};
 use crate::domain::{EventId, EventStatus, Refusal, Timestamp};
 use crate::store::Unavailable;
@@ -159,16 +159,17 @@ impl Problem {
     }
 
     /// The same for all that is wrong with a key: who guesses learns nothing.
-    pub fn unauthenticated(denied: Option<Denied>) -> Self {
-        let detail = match denied {
-            None => "Send a key: `Authorization: Bearer tb_...`",
-            Some(denied) => {
-                log::debug!("a key was not taken: {denied}");
-                "The key is not valid"
-            }
+    pub fn unauthenticated(why: TurnedAway) -> Self {
+        let detail = match why {
+            TurnedAway::NoKey => "Send a key: `Authorization: Bearer tb_...`",
+            _ => "The key is not valid",
         };
-        let mut problem = Self::new(Code::Unauthenticated, detail);
-        problem.more.authenticate = Some(denied.is_some());
+        Self::turned_away(Code::Unauthenticated, detail, why)
+    }
+
+    pub fn turned_away(code: Code, detail: impl Into<Cow<'static, str>>, why: TurnedAway) -> Self {
+        let mut problem = Self::new(code, detail);
+        problem.more.turned_away = Some(why);
         problem
     }
 

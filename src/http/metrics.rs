@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use time::OffsetDateTime;
 
 use super::App;
-use super::access::Overseer;
+use super::access::{Overseer, TurnedAway};
 use super::openapi::problems;
 use super::problem::Problem;
 
@@ -32,6 +32,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     internal_errors: Counter,
+    turned_away: Family<ReasonLabels, Counter>,
     pub ready: Gauge,
     pub streams: StreamMetrics,
 }
@@ -57,6 +58,11 @@ struct RouteLabels {
     route: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
 impl Metrics {
     /// With what `registry` has already.
     pub fn new(mut registry: Registry) -> Self {
@@ -79,6 +85,16 @@ impl Metrics {
             "Requests that met a defect, answered 500",
             internal_errors.clone(),
         );
+        let turned_away = Family::default();
+        // There from the first moment, so that the first of them is seen as an increase.
+        for reason in TurnedAway::ALL.map(TurnedAway::as_str) {
+            drop(turned_away.get_or_create(&ReasonLabels { reason }));
+        }
+        registry.register(
+            "turned_away",
+            "Requests that were not let in, with access control",
+            turned_away.clone(),
+        );
         let ready = Gauge::default();
         ready.set(1);
         registry.register("ready", "What /ready said last: 1 for yes, 0 for no", ready.clone());
@@ -98,7 +114,7 @@ impl Metrics {
             "Event streams that were ended because they did not keep up",
             streams.dropped.clone(),
         );
-        Self { registry, requests, request_seconds, internal_errors, ready, streams }
+        Self { registry, requests, request_seconds, internal_errors, turned_away, ready, streams }
     }
 
     /// A request was answered.
@@ -116,6 +132,11 @@ impl Metrics {
         }
         let labels = RouteLabels { method, route };
         self.request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// A caller was not let in.
+    pub fn turned_away(&self, why: TurnedAway) {
+        self.turned_away.get_or_create(&ReasonLabels { reason: why.as_str() }).inc();
     }
 
     fn text(&self) -> Result<String, fmt::Error> {

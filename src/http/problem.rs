@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access::TurnedAway;
 use super::rates::Allowance;
 use super::rfc3339;
 use crate::domain::Timestamp;
@@ -44,8 +45,8 @@ pub struct More {
     pub retry_after: Option<Duration>,
     /// The value of the header `Allow`.
     pub allow: Option<String>,
-    /// Whether a key was there, for the header `WWW-Authenticate`.
-    pub authenticate: Option<bool>,
+    /// Why the caller was not let in, for the numbers and never for the caller.
+    pub turned_away: Option<TurnedAway>,
     /// What is left to a caller who has asked for too much.
     pub allowance: Option<Allowance>,
 }
@@ -103,7 +104,8 @@ impl Problem {
         if let Some(allow) = &more.allow {
             response.insert_header((header::ALLOW, allow.as_str()));
         }
-        if let Some(was_there) = more.authenticate {
+        if self.code == Code::Unauthenticated {
+            let was_there = more.turned_away != Some(TurnedAway::NoKey);
             let error = if was_there { ", error=\"invalid_token\"" } else { "" };
             let challenge = format!("Bearer realm=\"ticketboss\"{error}");
             response.insert_header((header::WWW_AUTHENTICATE, challenge));

@@ -11,6 +11,7 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DefaultKeyedStateStore;
 use governor::{Quota, RateLimiter};
 
+use super::access::TurnedAway;
 use super::problem::{Code, Problem};
 use crate::domain::{Key, KeyId, PartnerId, Scope};
 
@@ -56,9 +57,10 @@ impl Rates {
                 let wait = until.wait_time_from(self.clock.now());
                 let detail =
                     format!("More than {} requests in a second; nothing happened", self.per_second);
-                let mut problem = Problem::new(Code::RateLimited, detail)
-                    // To the millisecond, and never "now".
-                    .retry_after(Duration::from_millis(wait.as_millis() as u64 + 1));
+                let mut problem =
+                    Problem::turned_away(Code::RateLimited, detail, TurnedAway::TooOften)
+                        // To the millisecond, and never "now".
+                        .retry_after(Duration::from_millis(wait.as_millis() as u64 + 1));
                 problem.more.allowance = Some(self.allowance(0));
                 Err(problem)
             }

@@ -52,7 +52,10 @@ fn migrator() -> Migrator {
 /// Applies the migrations that are missing. Replicas that start together wait for each other.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let mut connection = connect(options).await?;
-    migrator().run(&mut connection).await?;
+    // To find that there is nothing to do needs no right to do it.
+    if missing(&mut connection).await?.is_some() {
+        migrator().run(&mut connection).await?;
+    }
     Ok(())
 }
 

@@ -17,15 +17,15 @@ const KEYS: [(&str, &str); 1] = [("ACCESS_CONTROL", "keys")];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One key of each scope, and of two partners.
-struct Holders {
-    ours: String,
+pub struct Holders {
+    pub ours: String,
     theirs: String,
     read: String,
-    operator: String,
+    pub operator: String,
 }
 
 impl Holders {
-    async fn of(app: &TestApp) -> Self {
+    pub async fn of(app: &TestApp) -> Self {
         let key = async |scope| app.key(scope).await.1;
         Self {
             ours: key(Scope::Partner(partner("abc-corp"))).await,
@@ -45,7 +45,7 @@ async fn held(app: &TestApp, operator: &str) -> String {
 }
 
 /// A request to an operation that nothing speaks against but who sends it.
-async fn call(app: &TestApp, operator: &str, key: &str, method: &Method, path: &str) -> Answer {
+pub async fn call(app: &TestApp, operator: &str, key: &str, method: &Method, path: &str) -> Answer {
     let mut real = path.replace("{eventId}", "node-meetup-2025").replace("{type}", "internal");
     if path.contains("{reservationId}") {
         real = real.replace("{reservationId}", &held(app, operator).await);

@@ -24,6 +24,7 @@ mod partners;
 mod plans;
 mod process;
 mod readme;
+mod roles;
 mod schema;
 mod simulation;
 mod stores;

@@ -65,8 +65,16 @@ impl TestDatabase {
     }
 
     /// Runs statements that the test itself is sure of.
-    pub async fn execute(&self, sql: &'static str) {
+    pub async fn execute(&self, sql: impl Into<String>) {
+        let sql = AssertSqlSafe(sql.into());
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("statements run");
+    }
+
+    /// The same database, as another role.
+    pub fn as_role(&self, role: &str, password: &str) -> Self {
+        let (_, rest) = self.url.split_once('@').expect("it names a user");
+        let url = format!("postgres://{role}:{password}@{rest}");
+        Self { options: url.parse().expect("a URL"), url }
     }
 
     /// Makes an event the way an operator does, until there is an API for it.

@@ -109,7 +109,7 @@ async fn each_kind_of_damage_is_seen() {
         database.execute("truncate events, reservations, journal").await;
         database.execute(SOUND).await;
         database.audit().await;
-        database.execute(damage).await;
+        database.execute(*damage).await;
         let (by_statement, by_verify) = database.problems().await;
         let gone = *what == "the event is gone";
         assert!(!by_statement.is_empty() || gone, "not seen by the statement: {what}");

@@ -1,5 +1,6 @@
 //! The rules that a batch keeps, each with the edit that breaks it.
 
+mod access;
 mod holds;
 
 /// One rule, named by what is wrong once it is broken.
@@ -22,6 +23,11 @@ const BATCHING: &str = "src/batching.rs";
 const COMMIT: &str = "src/store/commit.rs";
 const SNAPSHOT: &str = "src/store/snapshot.rs";
 const FAILURES: &str = "src/store/error.rs";
+const LIMITS: &str = "src/domain/decide/limits.rs";
+const NAMED: &str = "src/domain/named.rs";
+const TURNS: &str = "src/batching/turns.rs";
+const KEYS: &str = "src/access.rs";
+const CALLERS: &str = "src/http/access.rs";
 const CONNECTIONS: &str = "src/store/connections.rs";
 
 const fn rule(
@@ -40,7 +46,7 @@ const fn sql(
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    RULES.iter().chain(holds::RULES)
+    RULES.iter().chain(holds::RULES).chain(access::RULES)
 }
 
 const RULES: &[Rule] = &[
@@ -121,8 +127,8 @@ const RULES: &[Rule] = &[
         "what is remembered outlives a lost race",
         &[(
             BATCHER,
-            "        self.remembered = None;\n        match settled {",
-            "        match settled {",
+            "let remembered = self.remembered.take();",
+            "let remembered: Option<Remembered> = None;",
         )],
     ),
     rule(
@@ -131,7 +137,7 @@ const RULES: &[Rule] = &[
     ),
     rule(
         "what is past its time is sent",
-        &[(BATCHER, "if queued.send_by < now {", "if queued.answer_by < queued.send_by {")],
+        &[(BATCHER, "if queued.send_by < self.now {", "if queued.answer_by < queued.send_by {")],
     ),
     rule(
         "a bad row fails the batch for everyone",
@@ -147,14 +153,18 @@ const RULES: &[Rule] = &[
     ),
     rule(
         "what is deferred goes behind the others",
-        &[(BATCHER, "        self.take_in_hand(true, self.limit.div_ceil(2));\n", "")],
+        &[(
+            BATCHER,
+            "            filling.take_from(&mut self.deferred, self.limit.div_ceil(2));\n",
+            "",
+        )],
     ),
     rule(
         "what is deferred fills the whole batch",
         &[(
             BATCHER,
-            "self.take_in_hand(true, self.limit.div_ceil(2));",
-            "self.take_in_hand(true, self.limit);",
+            "filling.take_from(&mut self.deferred, self.limit.div_ceil(2));",
+            "filling.take_from(&mut self.deferred, self.limit);",
         )],
     ),
     rule(
@@ -251,9 +261,9 @@ const RULES: &[Rule] = &[
         "a client that hangs up takes its command along",
         &[(
             BATCHER,
-            "            if queued.send_by < now {",
-            "            if queued.reply.is_closed() {\n                continue;\n            }\n            \
-             if queued.send_by < now {",
+            "        if queued.send_by < self.now {",
+            "        if queued.reply.is_closed() {\n            return None;\n        }\n        \
+             if queued.send_by < self.now {",
         )],
     ),
     rule(

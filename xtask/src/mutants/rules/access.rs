@@ -1,0 +1,142 @@
+//! The rules about who asks, how much one may have, and whose turn it is.
+
+use super::{
+    ALTER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, NAMED, Rule, SNAPSHOT, TURNS, rule, sql,
+};
+
+pub const RULES: &[Rule] = &[
+    // Who asks
+    rule(
+        "another partner's reservation is touched",
+        &[(ALTER, "by.may_touch(&found.partner_id)", "by.may_touch(&found.partner_id) || true")],
+    ),
+    rule(
+        "a partner's key books for another",
+        &[(
+            CALLERS,
+            "(Some(own), Some(named)) if *own != named",
+            "(Some(own), Some(named)) if own.as_str().is_empty() && *own != named",
+        )],
+    ),
+    rule(
+        "a key that reads books",
+        &[(CALLERS, "Booker: Partner, Operator;", "Booker: Partner, Read, Operator;")],
+    ),
+    rule(
+        "a partner follows all others",
+        &[(CALLERS, "Overseer: Read, Operator;", "Overseer: Partner, Read, Operator;")],
+    ),
+    rule(
+        "any secret is as good",
+        &[(
+            KEYS,
+            "if !bool::from(self",
+            "if self.key.name.as_str().is_empty() && !bool::from(self",
+        )],
+    ),
+    rule(
+        "a revoked key goes on",
+        &[(
+            KEYS,
+            "if self.key.revoked_at.is_some() {",
+            "if self.key.revoked_at.is_some() && self.key.name.as_str().is_empty() {",
+        )],
+    ),
+    rule(
+        "an expired key goes on",
+        &[(KEYS, "is_some_and(|end| end <= now)", "is_some_and(|end| end < self.key.created_at)")],
+    ),
+    rule(
+        "an operator's key is not written down",
+        &[(
+            DECIDE,
+            "let by = by.operator_key().cloned();",
+            "let by = by.operator_key().cloned().filter(|_| false);",
+        )],
+    ),
+    // How much one may have
+    rule(
+        "what a batch grants counts against nothing",
+        &[(LIMITS, "self.used(reserve) + Usage::of(reserve)", "self.used(reserve)")],
+    ),
+    rule(
+        "what was granted before counts against nothing",
+        &[(
+            NAMED,
+            "*used = *used + Usage { seats: (*seats).into(), holds };",
+            "*used = *used + Usage { seats: 0 * i64::from(*seats), holds: 0 * holds };",
+        )],
+    ),
+    rule(
+        "what a partner gives back does not count until later",
+        &[(
+            LIMITS,
+            "if self.relieved.contains(partner_id) {",
+            "if self.relieved.contains(partner_id) && used.seats < 0 {",
+        )],
+    ),
+    rule(
+        "a limit stands before a replay",
+        &[
+            (
+                DECIDE,
+                "        if let Some(verdict) = self.limits_stop(reserve) {\n            return verdict;\n        }\n        match",
+                "        match",
+            ),
+            (
+                DECIDE,
+                "        let keyed = reserve.keyed();\n",
+                "        if let Some(verdict) = self.limits_stop(reserve) {\n            return verdict;\n        }\n        let keyed = reserve.keyed();\n",
+            ),
+        ],
+    ),
+    sql(
+        "holds past their time count against a limit",
+        &[(
+            SNAPSHOT,
+            "and (status <> 'held' or hold_expires_at > statement_timestamp())",
+            "and (status <> 'held' or hold_expires_at is not null)",
+        )],
+    ),
+    sql(
+        "what is booked is not marked as limited",
+        &[(
+            COMMIT,
+            "seats_per_partner_max is not null or null as limited",
+            "seats_per_partner_max < 0 or null as limited",
+        )],
+    ),
+    // Whose turn it is
+    rule(
+        "all wait in one line",
+        &[(
+            TURNS,
+            "fn queue_of(&mut self, caller: Caller) -> &mut Queue<T> {\n",
+            "fn queue_of(&mut self, _caller: Caller) -> &mut Queue<T> {\n        let caller = Caller::Anybody;\n",
+        )],
+    ),
+    rule(
+        "a list costs one turn",
+        &[(
+            TURNS,
+            "queue.owed = item.command().rows().saturating_sub(1);",
+            "queue.owed = item.command().rows().saturating_sub(1).min(0);",
+        )],
+    ),
+    rule(
+        "a full mailbox turns away who comes last",
+        &[(
+            TURNS,
+            "if own * self.queues.len() > self.len {",
+            "if own * self.queues.len() < usize::MAX {",
+        )],
+    ),
+    rule(
+        "who is put back goes to the end of the line",
+        &[(
+            TURNS,
+            "        self.order.push_front(caller);",
+            "        self.order.push_back(caller);",
+        )],
+    ),
+];

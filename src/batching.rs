@@ -136,10 +136,12 @@ impl Mailbox {
     /// Returns once there is something in it; `false` if nothing will ever be.
     async fn filled(&self) -> bool {
         loop {
+            // First, so that what came before it is seen.
+            let closed = self.closed.load(Ordering::Acquire);
             if !self.waiting().is_empty() {
                 return true;
             }
-            if self.closed.load(Ordering::Acquire) {
+            if closed {
                 return false;
             }
             self.changed.notified().await;

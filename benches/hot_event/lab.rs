@@ -16,8 +16,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use ticketboss::access::new_key;
 use ticketboss::domain::{
-    Change, ChangeKind, EventId, PartnerId, Reservation, ReservationId, Status,
+    Change, ChangeKind, EventId, KeyName, PartnerId, Reservation, ReservationId, Scope, Status,
 };
 use ticketboss::postgres::ThrowawayPostgres;
 use ticketboss::store::{Batch, Commit, ConnectionLimits, PostgresStore, Store as _, schema};
@@ -117,15 +118,22 @@ pub struct Database<'a> {
 impl Database<'_> {
     /// Makes this many events with new names.
     pub fn events(&self, count: usize, seats: i32) -> Vec<String> {
+        self.limited_events(count, seats, None)
+    }
+
+    /// The same, which let a partner have so many seats.
+    pub fn limited_events(&self, count: usize, seats: i32, limit: Option<i32>) -> Vec<String> {
         let run = Uuid::new_v4().simple();
         let ids: Vec<String> = (0..count).map(|number| format!("e-{run}-{number}")).collect();
         self.lab.runtime.block_on(async {
             sqlx::query(
-                "insert into events (id, name, initial_seats, total_seats, available_seats)
-                 select id, id, $2, $2, $2 from unnest($1) as id",
+                "insert into events (id, name, initial_seats, total_seats, available_seats,
+                                     seats_per_partner_max)
+                 select id, id, $2, $2, $2, $3 from unnest($1) as id",
             )
             .bind(&ids)
             .bind(seats)
+            .bind(limit)
             .execute(&mut self.connect().await)
             .await
             .expect("events can be made");
@@ -171,15 +179,36 @@ impl Database<'_> {
         })
     }
 
+    /// Keys of so many partners.
+    pub fn keys(&self, count: usize) -> Vec<String> {
+        let limits = ConnectionLimits { writes: 1, reads: 1 };
+        let runtime = self.lab.runtime.handle().clone();
+        let store = PostgresStore::new(self.options.clone(), limits, STATEMENT_MAX, runtime);
+        self.lab.runtime.block_on(async {
+            let mut keys = Vec::with_capacity(count);
+            for number in 0..count {
+                let id = format!("partner-{number:03}");
+                let scope = Scope::Partner(PartnerId::parse(&id).expect("sane"));
+                let name = KeyName::parse(&id).expect("sane");
+                let (key, text) = new_key(name, scope, None, None).expect("random numbers");
+                let until = tokio::time::Instant::now() + STATEMENT_MAX;
+                store.make_key(&key, until).await.expect("a key can be made");
+                keys.push(text);
+            }
+            keys
+        })
+    }
+
     /// The real binary on this database.
-    pub fn service(&self) -> Server {
-        Server::start(Path::new(env!("CARGO_BIN_EXE_ticketboss")), &[], &self.url)
+    pub fn service(&self, settings: &[(&str, &str)]) -> Server {
+        let program = Path::new(env!("CARGO_BIN_EXE_ticketboss"));
+        Server::start(program, &[], settings, &self.url)
     }
 
     pub fn contender(&self, way: Way) -> Server {
         let way = way.to_possible_value().expect("none is skipped");
         let program = std::env::current_exe().expect("this program has a path");
-        Server::start(&program, &["contender", way.get_name()], &self.url)
+        Server::start(&program, &["contender", way.get_name()], &[], &self.url)
     }
 
     /// Rows per second that the service's own statement writes, from one connection, in batches of
@@ -285,7 +314,12 @@ pub struct Server {
 }
 
 impl Server {
-    fn start(program: &Path, arguments: &[&str], database_url: &str) -> Self {
+    fn start(
+        program: &Path,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        database_url: &str,
+    ) -> Self {
         // The shell ends the server when the pipe to it closes, which the kernel sees to.
         const SCRIPT: &str = r#""$@" </dev/null & echo $!; cat >/dev/null; kill $!; wait $!"#;
         let mut shell = Command::new("/bin/sh")
@@ -297,6 +331,7 @@ impl Server {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("DATABASE_URL", database_url)
             .env("PORT", "0")
+            .envs(settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -361,7 +396,12 @@ impl Drop for Server {
 
 /// Runs a plan in a process of its own.
 pub fn run(plan: &Plan) -> io::Result<Tally> {
-    Helper::start("load", plan)?.end()
+    load(plan)?.end()
+}
+
+/// The same, and does not wait for it.
+pub fn load(plan: &Plan) -> io::Result<Helper> {
+    Helper::start("load", plan)
 }
 
 /// Follows an event in a process of its own, for as long as the plan says.

@@ -48,6 +48,8 @@ pub struct Plan {
     /// request when the last one is answered.
     pub rate: Option<f64>,
     pub calls: Calls,
+    /// One for each partner that books, where the service asks for them.
+    pub keys: Vec<String>,
     pub seed: u64,
 }
 
@@ -347,6 +349,17 @@ impl<'a> Generator<'a> {
             self.keys += 1;
             write!(request, "idempotency-key: {}-{}\r\n", self.number, self.keys)
                 .expect("memory takes it");
+        }
+        if let Some(last) = self.plan.keys.len().checked_sub(1) {
+            // Whose it is, the key says.
+            let key = &self.plan.keys[(partner as usize).min(last)];
+            write!(
+                request,
+                "authorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+                 content-length: 11\r\n\r\n{{\"seats\":1}}",
+            )
+            .expect("memory takes it");
+            return;
         }
         let length = r#"{"partnerId":"partner-000","seats":1}"#.len();
         write!(

@@ -1,4 +1,4 @@
-//! What is measured: nine scenes, each in rounds, with everything that is compared in each round.
+//! What is measured: ten scenes, each in rounds, with everything that is compared in each round.
 
 use std::time::Duration;
 
@@ -7,6 +7,8 @@ use crate::follow;
 use crate::lab::{self, Database, Lab, SEATS, Server};
 use crate::load::{Calls, Plan, Tally};
 use crate::results::{Counts, Results, Sample};
+
+pub mod access;
 
 pub const OURS: &str = "TicketBoss";
 pub const KEYED: &str = "TicketBoss, with idempotency keys";
@@ -68,8 +70,12 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn of_service(lab: &'a Lab) -> Self {
+        Self::with_settings(lab, &[])
+    }
+
+    fn with_settings(lab: &'a Lab, settings: &[(&str, &str)]) -> Self {
         let database = lab.database();
-        let server = database.service();
+        let server = database.service(settings);
         Self { server, database }
     }
 }
@@ -88,7 +94,8 @@ impl Bench<'_> {
                 7 => self.growth(),
                 8 => self.open_connections(),
                 9 => self.streams(),
-                _ => unreachable!("the command line knows nine"),
+                10 => self.access(),
+                _ => unreachable!("the command line knows ten"),
             }
         }
     }
@@ -201,7 +208,7 @@ impl Bench<'_> {
 
     fn replicas(&mut self) {
         let stage = Stage::of_service(self.lab);
-        let other = stage.database.service();
+        let other = stage.database.service(&[]);
         for _round in 0..self.effort.rounds {
             let one: &[&Server] = &[&stage.server];
             let two = &[&stage.server, &other];
@@ -281,7 +288,7 @@ impl Bench<'_> {
 
     fn streams(&mut self) {
         let stage = Stage::of_service(self.lab);
-        let other = stage.database.service();
+        let other = stage.database.service(&[]);
         for _round in 0..self.effort.rounds {
             self.hot(9, NOT_FOLLOWED, &stage.database, &[&stage.server], 64, false);
             self.followed(&stage, &stage.server, (FOLLOWED, false), STREAMS, 64, None);
@@ -375,6 +382,7 @@ impl Bench<'_> {
             measured: self.effort.measured,
             rate: None,
             calls,
+            keys: Vec::new(),
             seed: 1,
         }
     }

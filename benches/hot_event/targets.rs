@@ -1,6 +1,7 @@
 //! Where the service should get, as ratios within one run.
 
 use crate::results::{Results, Sample, Spread};
+use crate::scenes::access::{ALONE, LIMITED, OFF, ON, TURNS};
 use crate::scenes::{
     ALONE_64, ATOMIC, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH, IDLE, LAG_HERE, LAG_THERE,
     LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT, VERSION_CHECK, VERSION_RETRY,
@@ -127,6 +128,8 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
     let busy = results.spread((8, BUSY_64, 64), Sample::resident_mb);
     let followed = results.ratio((9, FOLLOWED, 64), (9, NOT_FOLLOWED, 64), rate);
     let lag = |what| results.spread((9, what, 1), |sample| sample.latency.p99 as f64 / 1000.0);
+    let access = |what| results.ratio((10, what, 64), (10, OFF, 64), rate);
+    let beside = |each: fn(&Sample) -> f64| results.ratio((10, TURNS, 16), (10, ALONE, 16), each);
     let beside_idle = results.ratio((8, BUSY_64, 64), (8, ALONE_64, 64), p99);
     vec![
         Target::more("two replicas on one event against one, 64", 0.9, 1.2, two_against_one(64)),
@@ -146,5 +149,14 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
         Target::less("until a stream has a booking, p99", 50.0, 25.0, lag(LAG_HERE)).in_unit(" ms"),
         Target::less("the same, at another replica, p99", 1000.0, 500.0, lag(LAG_THERE))
             .in_unit(" ms"),
+        Target::more("access control and limits on, against off, 64", 0.9, 1.0, access(ON)),
+        Target::more("the same, on an event that limits its partners", 0.9, 1.0, access(LIMITED)),
+        Target::more(
+            "a small partner's bookings beside a flood, against alone",
+            0.99,
+            1.0,
+            beside(rate),
+        ),
+        Target::less("the p99 of their latency, against alone", 10.0, 3.0, beside(p99)),
     ]
 }

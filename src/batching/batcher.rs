@@ -40,6 +40,8 @@ pub(super) struct Batcher<S> {
     deferred: Turns<Queued>,
     /// From a batch that the database refused: its parts, one after the other, before all else.
     split: VecDeque<Queued>,
+    /// By when the first of all others has to be answered.
+    left_by: Option<Instant>,
     /// The commands of the batch that is being decided and committed.
     in_hand: Vec<Queued>,
     /// The base version of the batch in hand, once it may have been sent.
@@ -96,7 +98,7 @@ impl Filling<'_> {
             && let Some(queued) = turns.pop()
         {
             if let Some(queued) = self.add(queued) {
-                turns.put_back(queued);
+                turns.push_front(queued);
                 return;
             }
         }
@@ -142,6 +144,7 @@ impl<S: Store> Batcher<S> {
             mailbox,
             deferred: Turns::new(),
             split: VecDeque::new(),
+            left_by: None,
             in_hand: Vec::new(),
             sent_from: None,
             remembered: None,
@@ -197,11 +200,31 @@ impl<S: Store> Batcher<S> {
                 }
             }
         }
-        for queued in filling.late {
+        let mut late = filling.late;
+        self.left_by = self.look_at_what_is_left(now, &mut late);
+        for queued in late {
             queued.answer(Err(Rejection::Overloaded));
         }
         self.shared.metrics.batch_commands.observe(self.in_hand.len() as f64);
         true
+    }
+
+    /// By when the first of what was left behind has to be answered: the batch in hand may have come
+    /// after it, and must not outlast it. What is late is taken out first, so that there is half of a
+    /// request's time at least.
+    fn look_at_what_is_left(&mut self, now: Instant, late: &mut Vec<Queued>) -> Option<Instant> {
+        let is_late = |queued: &Queued| queued.send_by < now;
+        let mut waiting = self.mailbox.waiting();
+        if !waiting.is_empty() {
+            let new = waiting.take_late(is_late);
+            new.iter().for_each(|queued| self.shared.taken(queued));
+            late.extend(new);
+        }
+        if !self.deferred.is_empty() {
+            late.extend(self.deferred.take_late(is_late));
+        }
+        let left = waiting.firsts().chain(self.deferred.firsts()).chain(&self.split);
+        left.map(|queued| queued.answer_by).min()
     }
 
     /// Brings the batch in hand to its end, through as many lost races as it takes.
@@ -209,6 +232,7 @@ impl<S: Store> Batcher<S> {
         let Some(until) = self.in_hand.iter().map(|queued| queued.answer_by).min() else {
             return;
         };
+        let until = self.left_by.map_or(until, |left_by| until.min(left_by));
         let mut losses = 0;
         for _attempt in 0..COMMIT_ATTEMPTS_MAX {
             match self.attempt(until).await {

@@ -1,9 +1,10 @@
 //! Who is next: those who wait take turns by who they are, and each one's commands keep their order.
 //!
-//! A turn is a row: who was given a list of a hundred sits out ninety-nine turns, as long as there
-//! are others. Where nobody is known, all wait in one line, in the order of their arrival.
+//! Start-time fair queueing, counted in rows: who was given a list of a hundred comes again when the
+//! others have had a hundred rows each, or nothing waits. Where nobody is known, all wait in one
+//! line, in the order of their arrival.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::domain::{Caller, Command};
 
@@ -11,18 +12,33 @@ use crate::domain::{Caller, Command};
 #[derive(Debug)]
 pub(super) struct Turns<T> {
     queues: HashMap<Caller, Queue<T>>,
-    /// Whoever has something waiting, the next one first.
-    order: VecDeque<Caller>,
+    /// Whoever has something waiting, or has had more than the others, by when its turn comes.
+    order: BTreeMap<Place, Caller>,
+    /// The turn that it is.
+    now: u64,
+    /// The ranks that are still to be given, at both ends.
+    first_rank: i64,
+    last_rank: i64,
     len: usize,
+    /// How many queues there are of each length, from 0; and the greatest that there is one of.
+    lengths: Vec<usize>,
+    longest: usize,
     /// Who had the longest queue when that was last looked for.
-    longest: Option<Caller>,
+    flood: Option<Caller>,
 }
 
 #[derive(Debug)]
 struct Queue<T> {
     items: VecDeque<T>,
-    /// Turns to sit out.
-    owed: usize,
+    place: Place,
+}
+
+/// When it is somebody's turn: after so many rows for each of the others, and among those who come
+/// then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    turn: u64,
+    rank: i64,
 }
 
 /// What waits for its turn.
@@ -32,7 +48,17 @@ pub(super) trait Waiting {
 
 impl<T: Waiting> Turns<T> {
     pub fn new() -> Self {
-        Self { queues: HashMap::new(), order: VecDeque::new(), len: 0, longest: None }
+        Self {
+            queues: HashMap::new(),
+            order: BTreeMap::new(),
+            now: 0,
+            first_rank: -1,
+            last_rank: 0,
+            len: 0,
+            lengths: Vec::new(),
+            longest: 0,
+            flood: None,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -40,85 +66,136 @@ impl<T: Waiting> Turns<T> {
     }
 
     /// Adds what has just come. If there are `max` already, one has to go, and is returned: the last
-    /// of whoever has most waiting, so that a flood is turned away before anybody else is.
+    /// of somebody who has many waiting, so that a flood is turned away before anybody else is.
     pub fn push_back(&mut self, item: T, max: usize) -> Option<T> {
         let mut refused = None;
         if self.len >= max {
             let own = self.queues.get(item.command().caller()).map_or(0, |own| own.items.len());
-            let Some(longest) = self.longer_than(own + 1) else { return Some(item) };
-            refused = self.take_last_of(&longest);
+            let Some(flood) = self.longer_than(own + 1) else { return Some(item) };
+            refused = self.change(&flood, VecDeque::pop_back);
         }
-        self.queue_of(item.command().caller().clone()).items.push_back(item);
-        self.len += 1;
+        let caller = item.command().caller().clone();
+        if !self.queues.contains_key(&caller) {
+            let place = Place { turn: self.now, rank: self.last_rank };
+            self.last_rank += 1;
+            self.order.insert(place, caller.clone());
+            self.queues.insert(caller.clone(), Queue { items: VecDeque::new(), place });
+        }
+        self.change(&caller, |items| items.push_back(item));
         refused
     }
 
-    /// Puts something before all else of the same caller's. It has had its turn.
+    /// Puts something before all else, of this caller's and of the others'.
     pub fn push_front(&mut self, item: T) {
-        self.queue_of(item.command().caller().clone()).items.push_front(item);
-        self.len += 1;
-    }
-
-    /// Puts back what was just taken: it stays the next one.
-    pub fn put_back(&mut self, item: T) {
         let caller = item.command().caller().clone();
-        self.queue_of(caller.clone()).owed = 0;
-        self.push_front(item);
-        self.order.retain(|other| *other != caller);
-        self.order.push_front(caller);
+        let place = Place { turn: self.now, rank: self.first_rank };
+        self.first_rank -= 1;
+        match self.queues.get_mut(&caller) {
+            Some(queue) => {
+                self.order.remove(&queue.place);
+                queue.place = place;
+            }
+            None => {
+                self.queues.insert(caller.clone(), Queue { items: VecDeque::new(), place });
+            }
+        }
+        self.order.insert(place, caller.clone());
+        self.change(&caller, |items| items.push_front(item));
     }
 
     /// Takes the next one.
     pub fn pop(&mut self) -> Option<T> {
-        loop {
-            let caller = self.order.pop_front()?;
-            let queue = self.queues.get_mut(&caller).expect("who is in the order has a queue");
-            if queue.owed > 0 && !self.order.is_empty() {
-                queue.owed -= 1;
-                self.order.push_back(caller);
+        while self.len > 0 {
+            let (place, caller) = self.order.pop_first()?;
+            // Front places do not turn it back.
+            self.now = self.now.max(place.turn);
+            let Some(item) = self.change(&caller, VecDeque::pop_front) else {
+                // It has paid for what it had.
+                self.forget(&caller);
                 continue;
-            }
-            let item = queue.items.pop_front().expect("a queue has something in it");
-            self.len -= 1;
-            if queue.items.is_empty() {
-                self.queues.remove(&caller);
-            } else {
-                queue.owed = item.command().rows().saturating_sub(1);
-                self.order.push_back(caller);
+            };
+            let rows = item.command().rows() as u64;
+            let place = Place { turn: self.now + rows, rank: self.last_rank };
+            self.last_rank += 1;
+            let queue = self.queues.get_mut(&caller).expect("it had something waiting");
+            queue.place = place;
+            self.order.insert(place, caller);
+            if self.len == 0 {
+                // Nobody is kept waiting by what anybody has had.
+                self.clear();
             }
             return Some(item);
         }
+        None
     }
 
-    fn queue_of(&mut self, caller: Caller) -> &mut Queue<T> {
-        self.queues.entry(caller).or_insert_with_key(|caller| {
-            self.order.push_back(caller.clone());
-            Queue { items: VecDeque::new(), owed: 0 }
-        })
+    /// Takes out what is late, of that which is the first of its caller's.
+    pub fn take_late(&mut self, is_late: impl Fn(&T) -> bool) -> Vec<T> {
+        let late = |queue: &Queue<T>| queue.items.front().is_some_and(&is_late);
+        let callers = self.queues.iter().filter(|(_, queue)| late(queue));
+        let callers: Vec<Caller> = callers.map(|(caller, _)| caller.clone()).collect();
+        let mut taken = Vec::new();
+        for caller in callers {
+            while late(&self.queues[&caller]) {
+                taken.extend(self.change(&caller, VecDeque::pop_front));
+            }
+        }
+        taken
     }
 
-    /// Somebody who has more than so many waiting. Looks through all only if the one who had most
-    /// has not.
+    /// The first of each caller's, which has waited longest.
+    pub fn firsts(&self) -> impl Iterator<Item = &T> {
+        self.queues.values().filter_map(|queue| queue.items.front())
+    }
+
+    /// Changes a queue, and keeps the counts.
+    fn change<R>(&mut self, caller: &Caller, act: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
+        let queue = self.queues.get_mut(caller).expect("it has a queue");
+        let before = queue.items.len();
+        let done = act(&mut queue.items);
+        let after = queue.items.len();
+        self.len = self.len + after - before;
+        if self.lengths.len() <= after {
+            self.lengths.resize(after + 1, 0);
+        }
+        self.lengths[before] = self.lengths[before].saturating_sub(1);
+        self.lengths[after] += 1;
+        self.longest = self.longest.max(after);
+        // A queue has changed by one, so that there is one of the length below.
+        if self.lengths[self.longest] == 0 {
+            self.longest = after;
+        }
+        done
+    }
+
+    fn forget(&mut self, caller: &Caller) {
+        self.queues.remove(caller);
+    }
+
+    fn clear(&mut self) {
+        self.queues.clear();
+        self.order.clear();
+        self.lengths.clear();
+        self.longest = 0;
+        self.flood = None;
+    }
+
+    /// Somebody who has more than so many waiting, and at least half as many as anybody has. Looks
+    /// through all only if the last one has not.
     fn longer_than(&mut self, own: usize) -> Option<Caller> {
-        // Who has as much as everybody has on average gets nothing from the others.
-        if own * self.queues.len() > self.len {
+        if self.longest <= own {
             return None;
         }
-        let has_more = |queue: &Queue<T>| queue.items.len() > own;
-        let known = self.longest.as_ref().and_then(|caller| self.queues.get(caller));
-        if !known.is_some_and(has_more) {
+        let has_many = |queue: &Queue<T>| {
+            let count = queue.items.len();
+            count > own && 2 * count >= self.longest
+        };
+        let known = self.flood.as_ref().and_then(|caller| self.queues.get(caller));
+        if !known.is_some_and(has_many) {
             let longest = self.queues.iter().max_by_key(|(_, queue)| queue.items.len());
-            self.longest =
-                longest.filter(|(_, queue)| has_more(queue)).map(|(caller, _)| caller.clone());
+            self.flood = longest.map(|(caller, _)| caller.clone());
         }
-        self.longest.clone()
-    }
-
-    fn take_last_of(&mut self, caller: &Caller) -> Option<T> {
-        // It has more than one.
-        let last = self.queues.get_mut(caller)?.items.pop_back();
-        self.len -= usize::from(last.is_some());
-        last
+        self.flood.clone()
     }
 }
 
@@ -164,6 +241,7 @@ mod tests {
             all.push(format!("{}{}", partner.as_str(), item.1));
         }
         assert_eq!((turns.len, turns.order.len(), turns.queues.len()), (0, 0, 0));
+        assert_eq!(turns.longest, 0);
         all.join(" ")
     }
 
@@ -192,12 +270,35 @@ mod tests {
         let mut turns = turns(&[("a", 1), ("a", 1), ("b", 1), ("c", 1)]);
         turns.pop().expect("a0");
         let next = turns.pop().expect("b2");
-        turns.put_back(next);
+        turns.push_front(next);
         assert_eq!(taken(&mut turns), "b2 c3 a1");
-        let mut turns = self::turns(&[("a", 1), ("b", 1)]);
-        turns.push_front(command("b", 1, 9));
-        turns.push_front(command("a", 1, 8));
-        assert_eq!(taken(&mut turns), "a8 b9 a0 b1");
+    }
+
+    /// As what is deferred: the last of them is put in first.
+    #[test]
+    fn what_is_put_in_front_keeps_its_order() {
+        let mut turns = turns(&[("d", 1), ("a", 1)]);
+        for (partner, number) in [("c", 9), ("a", 8), ("b", 7), ("a", 6)] {
+            turns.push_front(command(partner, 1, number));
+        }
+        assert_eq!(taken(&mut turns), "a6 b7 c9 d0 a8 a1");
+    }
+
+    /// One after the other, as by a client that waits for its answer, is no way around it.
+    #[test]
+    fn what_somebody_had_counts_until_the_others_had_as_much() {
+        let mut turns = turns(&[("a", 1); 20]);
+        let mut order = Vec::new();
+        for number in 0..3 {
+            turns.push_back(command("lists", 4, 100 + number), usize::MAX);
+            while let Some(item) = turns.pop() {
+                order.push(item.1);
+                if item.1 >= 100 {
+                    break;
+                }
+            }
+        }
+        assert_eq!(order, [0, 100, 1, 2, 3, 101, 4, 5, 6, 7, 102]);
     }
 
     #[test]
@@ -213,5 +314,30 @@ mod tests {
         assert_eq!(refused, [Some(7), Some(6), Some(5), Some(4), Some(14)]);
         assert_eq!(push("c", 20), Some(3));
         assert_eq!(taken(&mut turns), "a0 b10 c20 a1 b11 a2 b12 b13");
+    }
+
+    /// However many there are who have little.
+    #[test]
+    fn a_flood_is_turned_away_before_any_of_many() {
+        let names: Vec<String> = (0..50).map(|number| format!("p{number}")).collect();
+        let mut all = vec![("flood", 1); 50];
+        all.extend(names.iter().map(|name| (name.as_str(), 1)));
+        let mut turns = turns(&all);
+        for (number, name) in names.iter().enumerate().take(25) {
+            let refused = turns.push_back(command(name, 1, 200 + number), 100);
+            assert_eq!(refused.map(|refused| refused.1), Some(49 - number));
+        }
+    }
+
+    #[test]
+    fn what_is_late_is_found_behind_everybody() {
+        let mut turns = turns(&[("a", 1), ("b", 1), ("a", 1), ("c", 1), ("b", 1)]);
+        assert_eq!(turns.firsts().map(|item| item.1).min(), Some(0));
+        let mut late: Vec<_> =
+            turns.take_late(|item| [0, 1, 2].contains(&item.1)).iter().map(|item| item.1).collect();
+        late.sort_unstable();
+        assert_eq!(late, [0, 1, 2]);
+        assert_eq!(turns.firsts().map(|item| item.1).min(), Some(3));
+        assert_eq!(taken(&mut turns), "b4 c3");
     }
 }

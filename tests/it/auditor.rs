@@ -105,6 +105,12 @@ pub enum Answer {
         version: i64,
     },
     KeyReused,
+    TooManySeats {
+        used: i32,
+    },
+    TooManyHolds {
+        used: i32,
+    },
     /// Some other answer that says "nothing happened".
     NothingHappened(&'static str),
     Unknown {
@@ -224,6 +230,15 @@ pub struct Start {
     pub seats: i32,
     /// When its sales end.
     pub sales_end: Option<Time>,
+    /// What one partner may have of it.
+    pub limits: Option<Has>,
+}
+
+/// What a partner has: seats, held and booked together, and holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Has {
+    pub seats: i32,
+    pub holds: i32,
 }
 
 /// What is wrong with a run; nothing, if it is empty.

@@ -23,7 +23,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::auditor::{
-    Answer, Booking, Change, EventChange, Final, Item, Kind, Request, Start, Time, Version, audit,
+    Answer, Booking, Change, EventChange, Final, Has, Item, Kind, Request, Start, Time, Version,
+    audit,
 };
 use crate::support::simulated::{Database, Journalled};
 
@@ -109,6 +110,8 @@ const ANSWERS: &[&str] = &[
     "CapacityBelowSold",
     "PreconditionFailed",
     "KeyReused",
+    "TooManySeats",
+    "TooManyHolds",
     "NothingHappened(\"overloaded",
     "NothingHappened(\"database_unavailable",
     "NothingHappened(\"internal",
@@ -172,6 +175,8 @@ struct Scenario {
     seats: i32,
     /// When the event's sales end.
     sales_end: Option<Time>,
+    /// What one partner may have.
+    limits: Option<Has>,
     replicas: usize,
     clients: usize,
     calls: usize,
@@ -184,7 +189,10 @@ impl Scenario {
     fn of(dice: &Dice) -> Self {
         let sometimes = |likely: f64| if dice.chance(0.5) { likely } else { 0.0 };
         let seats = i32::try_from(dice.between(3, 40)).expect("few");
+        let few = |most| i32::try_from(dice.between(1, most)).expect("few");
+        let limits = dice.chance(0.3).then(|| Has { seats: few(16), holds: few(5) });
         Self {
+            limits,
             seats,
             sales_end: dice.chance(0.2).then(|| dice.between(1, 20_000) as i64 * SECOND / 1_000),
             replicas: dice.between(1, 4),
@@ -204,6 +212,7 @@ impl Scenario {
                 pause_max_ms: [0, 5, 50, 1_000, 6_000][dice.between(0, 5)],
                 seats_max: dice.between(1, 6),
                 seats_of_event: seats,
+                limits,
             },
             storm: Weather {
                 refused: sometimes(0.1),
@@ -238,6 +247,7 @@ async fn simulate(seed: u64) -> (Trace, Vec<String>) {
     let event = EventId::parse("hot").expect("a slug");
     let mut database = Database::with_seats(&event, scenario.seats);
     database.refused_partner = Some(CULPRIT);
+    database.event.seats_per_partner_max = scenario.limits.map(|limits| limits.seats);
     database.event.sales_close_at = scenario
         .sales_end
         .map(|end| OffsetDateTime::UNIX_EPOCH + time::Duration::microseconds(end));
@@ -266,7 +276,8 @@ async fn simulate(seed: u64) -> (Trace, Vec<String>) {
     disasters.await.expect("it ends");
     recover(&network, &crowd).await;
 
-    let start = Start { seats: scenario.seats, sales_end: scenario.sales_end };
+    let start =
+        Start { seats: scenario.seats, sales_end: scenario.sales_end, limits: scenario.limits };
     let wrong = audit(start, &crowd.calls(), &versions(&network), &what_is_there(&network));
     (trace, wrong)
 }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 use super::history::{History, Life};
-use super::{Action, Answer, Booking, Call, Item, Request, Sales, Shown, Status};
+use super::{Action, Answer, Booking, Call, Has, Item, Request, Sales, Shown, Status};
 
 impl History {
     /// The first of the versions at which the answer was true.
@@ -71,10 +71,49 @@ impl History {
                 let closed = self.event[*version as usize].sales;
                 closed == *sales && closed != Sales::On && new_at(*version)
             }),
+            Answer::TooManySeats { .. } | Answer::TooManyHolds { .. } => versions.find(|version| {
+                let open = self.event[*version as usize].sales == Sales::On;
+                open && fits(*version)
+                    && new_at(*version)
+                    && self.is_over(call, booking, answer, *version, newest)
+            }),
             Answer::PreconditionFailed { version } => {
                 versions.find(|at| at == version && !fits(*version) && new_at(*version))
             }
             _ => None,
+        }
+    }
+
+    /// Whether a partner could have so much at a version that a booking was too much. What the next
+    /// version gave it may have come before, in the same batch.
+    fn is_over(
+        &self,
+        call: &Call,
+        booking: &Booking,
+        answer: &Answer,
+        version: i64,
+        newest: i64,
+    ) -> bool {
+        let Some(limits) = self.limits else { return false };
+        let [most, least] =
+            [call.between.0, call.between.1].map(|at| self.has(&booking.partner, version, at));
+        let next = if version < newest {
+            self.granted(&booking.partner, version + 1)
+        } else {
+            Has::default()
+        };
+        let holds = booking.items.iter().filter(|item| item.hold.is_some()).count() as i32;
+        let seats: i32 = booking.items.iter().map(|item| item.seats).sum();
+        match answer {
+            Answer::TooManySeats { used } => {
+                (least.seats..=most.seats + next.seats).contains(used)
+                    && used + seats > limits.seats
+            }
+            Answer::TooManyHolds { used } => {
+                (least.holds..=most.holds + next.holds).contains(used)
+                    && used + holds > limits.holds
+            }
+            _ => false,
         }
     }
 

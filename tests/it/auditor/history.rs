@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::{
-    Action, Booking, Call, Change, Deed, Final, Item, Kind, Moment, Request, Sales, Shown,
+    Action, Booking, Call, Change, Deed, Final, Has, Item, Kind, Moment, Request, Sales, Shown,
     ShownEvent, Start, Status, Time, Version,
 };
 
@@ -20,6 +20,7 @@ pub struct History {
     keys: HashMap<(String, String), Booking>,
     /// The earliest moment at which each version can have been made.
     pub earliest: Vec<Moment>,
+    pub limits: Option<Has>,
 }
 
 pub struct EventState {
@@ -52,7 +53,8 @@ impl History {
             levels: vec![start.seats],
         };
         let (lives, keys, earliest) = Default::default();
-        let mut history = Self { event: vec![first], lives, keys, earliest };
+        let limits = start.limits;
+        let mut history = Self { event: vec![first], lives, keys, earliest, limits };
         let asked = Asked::of(calls);
         for (number, version) in (1..).zip(versions) {
             let before = wrong.len();
@@ -121,8 +123,54 @@ impl History {
             wrong.push(format!("{taken} seats of {free} and {expired} expired ones"));
         }
         self.event.last_mut().expect("it begins with one").levels = levels;
+        self.check_limits(number, version, wrong);
         let levels = vec![free + expired + freed - taken + gained];
         self.event.push(EventState { at: version.at, total, sales, levels });
+    }
+
+    /// Nobody has more by what a version gives him than he may have. What is given back in it counts
+    /// from the next one on, and what is past its time not at all.
+    fn check_limits(&self, number: i64, version: &Version, wrong: &mut Vec<String>) {
+        let Some(limits) = self.limits else { return };
+        let partners: BTreeSet<&str> =
+            version.changes.iter().map(|change| change.partner.as_str()).collect();
+        for partner in partners {
+            let more = self.granted(partner, number);
+            let has = self.has(partner, number - 1, version.at);
+            let seats = more.seats > 0 && has.seats + more.seats > limits.seats;
+            let holds = more.holds > 0 && has.holds + more.holds > limits.holds;
+            if seats || holds {
+                wrong.push(format!("{partner} has {has:?} and gets {more:?} of {limits:?}"));
+            }
+        }
+    }
+
+    /// What a partner had at a version, but for holds that were over at a time.
+    pub fn has(&self, partner: &str, version: i64, at: Time) -> Has {
+        let shown = self.lives.values().filter_map(|life| life.at(version));
+        let shown = shown.filter(|shown| shown.partner == partner && shown.status.is_active());
+        let mut has = Has::default();
+        for shown in shown {
+            let is_hold = shown.status == Status::Held;
+            if !is_hold || shown.expires.is_some_and(|end| end > at) {
+                has.seats += shown.seats;
+                has.holds += i32::from(is_hold);
+            }
+        }
+        has
+    }
+
+    /// What a version made for a partner.
+    pub fn granted(&self, partner: &str, version: i64) -> Has {
+        let mut granted = Has::default();
+        for life in self.lives.values() {
+            let (_, shown) = &life.states[0];
+            if shown.version == version && shown.partner == partner {
+                granted.seats += shown.seats;
+                granted.holds += i32::from(shown.status == Status::Held);
+            }
+        }
+        granted
     }
 
     fn begin(

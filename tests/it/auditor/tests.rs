@@ -102,7 +102,7 @@ fn run() -> Run {
     ];
     versions[4].event = Some(EventChange { total: Some(4), sales: None });
     Run {
-        start: Start { seats: 6, sales_end: None },
+        start: Start { seats: 6, sales_end: None, limits: None },
         calls: calls.into_iter().enumerate().map(call).collect(),
         versions,
         found: Final {

@@ -167,7 +167,7 @@ impl Ledger {
             }
         }
         let calls = with_ids(entries.into_iter().map(|entry| entry.call).collect(), &found);
-        let start = Start { seats: found.total_seats, sales_end: None };
+        let start = Start { seats: found.total_seats, sales_end: None, limits: None };
         wrong.extend(audit(start, &calls, &versions, &found));
         wrong
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ticketboss::batching::{Batching, Outcome, Rejection};
 use ticketboss::domain::{
     self, Acceptance, Alter, Caller, ChangeEvent, Command, Event, EventId, EventStatus, HoldTime,
-    IdempotencyKey, PartnerId, Precondition, Refusal, Reservation, ReservationId, Reserve,
-    SeatCount, Timestamp, TotalSeats,
+    IdempotencyKey, PartnerId, PartnerLimits, Precondition, Refusal, Reservation, ReservationId,
+    Reserve, SeatCount, Timestamp, TotalSeats,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +19,7 @@ use super::network::Remote;
 use super::trace::{Trace, What};
 use super::{CULPRIT, SECOND, TIMEOUT};
 use crate::auditor::{
-    Action, Answer, Booking, Call, Item, Request, Sales, Shown, ShownEvent, Status, Time,
+    Action, Answer, Booking, Call, Has, Item, Request, Sales, Shown, ShownEvent, Status, Time,
 };
 
 /// A running process of the service.
@@ -66,6 +66,7 @@ pub struct Habits {
     pub pause_max_ms: u64,
     pub seats_max: usize,
     pub seats_of_event: i32,
+    pub limits: Option<Has>,
 }
 
 const PARTNERS: [&str; 2] = ["abc-corp", "xyz-corp"];
@@ -198,7 +199,7 @@ impl Crowd {
             if hangs_up { self.dice.pause(50) } else { TIMEOUT + Duration::from_millis(2) };
         let replica = replica.1;
         let submitted =
-            replica.batching.submit(&self.event, command(&request), Instant::now() + TIMEOUT);
+            replica.batching.submit(&self.event, self.command(&request), Instant::now() + TIMEOUT);
         let outcome = tokio::select! {
             biased;
             () = replica.killed.cancelled() => None,
@@ -254,6 +255,19 @@ pub fn again(request: &Request) -> Request {
         booking.items.iter_mut().for_each(|item| item.id = new_id());
     }
     again
+}
+
+impl Crowd {
+    /// Partners are known in runs that limit them.
+    fn command(&self, request: &Request) -> Command {
+        let mut command = command(request);
+        if let (Command::Reserve(reserve), Some(limits)) = (&mut command, self.habits.limits) {
+            let open_holds_max = limits.holds.try_into().expect("not negative");
+            reserve.by = Caller::Partner(reserve.partner_id.clone());
+            reserve.limits = Some(PartnerLimits { open_holds_max });
+        }
+        command
+    }
 }
 
 fn command(request: &Request) -> Command {
@@ -341,6 +355,7 @@ fn accepted(acceptance: Acceptance) -> Answer {
 }
 
 fn refused(request: &Request, refusal: Refusal) -> Answer {
+    let few = |used: i64| i32::try_from(used).expect("few");
     match refusal {
         Refusal::InsufficientSeats { available_seats, .. } => {
             Answer::InsufficientSeats { available: available_seats }
@@ -355,11 +370,11 @@ fn refused(request: &Request, refusal: Refusal) -> Answer {
         }
         Refusal::PreconditionFailed { version } => Answer::PreconditionFailed { version },
         Refusal::IdempotencyKeyReused => Answer::KeyReused,
-        Refusal::EventNotFound
-        | Refusal::TooManySeats { .. }
-        | Refusal::TooManyHolds { .. }
-        | Refusal::TooManySeatsOfPartner { .. }
-        | Refusal::SalesWindowEmpty => panic!("{refusal:?} to {request:?}"),
+        Refusal::TooManyHolds { used, .. } => Answer::TooManyHolds { used: few(used) },
+        Refusal::TooManySeatsOfPartner { used, .. } => Answer::TooManySeats { used: few(used) },
+        Refusal::EventNotFound | Refusal::TooManySeats { .. } | Refusal::SalesWindowEmpty => {
+            panic!("{refusal:?} to {request:?}")
+        }
     }
 }
 

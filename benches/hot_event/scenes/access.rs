@@ -1,0 +1,87 @@
+//! Scene 10: what access control and limits cost, and what one partner's flood does to another.
+
+use std::thread;
+use std::time::Duration;
+
+use super::{Bench, Counts, SEATS, Sample, Stage};
+use crate::lab;
+use crate::load::{Calls, Plan, Tally};
+
+pub const OFF: &str = "one event, access control off";
+pub const ON: &str = "one event, 1,000 partners with keys";
+pub const LIMITED: &str = "the same, and the event limits what a partner may have";
+pub const ALONE: &str = "300 bookings a second of a small partner, alone";
+pub const TURNS: &str = "the same, beside a partner with 2,000 connections";
+pub const LINE: &str = "the same, all in one line (access control off)";
+pub const RATED: &str = "the same, where the large one may send 1,000 a second (the default)";
+
+const PARTNERS: usize = 1_000;
+const KEYS: (&str, &str) = ("ACCESS_CONTROL", "keys");
+/// So many that the rate limits nobody.
+const NO_RATE: [(&str, &str); 2] =
+    [("PARTNER_REQUESTS_PER_S", "1000000"), ("PARTNER_REQUESTS_BURST", "1000000")];
+const SMALL_RATE: f64 = 300.0;
+const SMALL_CONNECTIONS: usize = 16;
+const FLOOD_CONNECTIONS: usize = 2_000;
+/// To open its connections, and to fill the mailbox.
+const FLOOD_START: Duration = Duration::from_millis(700);
+
+impl Bench<'_> {
+    pub fn access(&mut self) {
+        let off = Stage::of_service(self.lab);
+        let on = Stage::with_settings(self.lab, &[KEYS, NO_RATE[0], NO_RATE[1]]);
+        let rated = Stage::with_settings(self.lab, &[KEYS]);
+        let partners = on.database.keys(PARTNERS);
+        let few = rated.database.keys(2);
+        for _round in 0..self.effort.rounds {
+            self.hot(10, OFF, &off.database, &[&off.server], 64, false);
+            for (what, limit) in [(ON, None), (LIMITED, Some(SEATS))] {
+                let events = on.database.limited_events(1, SEATS, limit);
+                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+                let plan = self.plan(&[&on.server], 64, calls);
+                let plan = Plan { keys: partners.clone(), ..plan };
+                self.measure(10, what, &plan, Some((&on.database, &events, 0)));
+            }
+            self.small(ALONE, &on, &partners, false);
+            self.small(TURNS, &on, &partners, true);
+            self.small(LINE, &off, &[], true);
+            self.small(RATED, &rated, &few, true);
+        }
+        for stage in [&off, &on, &rated] {
+            self.audit(10, &stage.database);
+        }
+    }
+
+    /// Books for a small partner, at a fixed rate; beside a flood of another's, or alone.
+    fn small(&mut self, what: &str, stage: &Stage<'_>, keys: &[String], flooded: bool) {
+        let events = stage.database.events(1, SEATS);
+        let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+        let key = |number: usize| keys.get(number).cloned().into_iter().collect::<Vec<_>>();
+        let servers = [&stage.server];
+        let plan = self.plan(&servers, SMALL_CONNECTIONS, calls.clone());
+        let plan = Plan { keys: key(0), rate: Some(SMALL_RATE), ..plan };
+        let flood = Plan { keys: key(1), ..self.plan(&servers, FLOOD_CONNECTIONS, calls) };
+        let time = FLOOD_START + plan.warm_up + plan.measured + FLOOD_START;
+        let flood = Plan { measured: time, warm_up: Duration::ZERO, ..flood };
+        let flood = flooded.then(|| lab::load(&flood).expect("a process can be started"));
+        if flooded {
+            thread::sleep(FLOOD_START);
+        }
+        let tally = lab::run(&plan).map_err(|failure| failure.to_string());
+        let flood = flood.map(|flood| flood.end::<Tally>().map_err(|it| it.to_string()));
+        let sample = tally.and_then(|tally| {
+            let flood = flood.transpose()?.unwrap_or_default();
+            let rated = flood.failed.keys().all(|status| *status == 429);
+            if !rated || !tally.failed.is_empty() {
+                return Err(format!("failed: {:?}, {:?}", tally.failed, flood.failed));
+            }
+            if flooded {
+                let per_second = flood.booked as f64 / flood.seconds;
+                eprintln!("  beside it {per_second:.0}/s, {:?} refused", flood.failed);
+            }
+            stage.database.check(&events, flood.booked - flood.cancelled, &tally)?;
+            Ok(Sample::of(&tally, Counts::Accepted))
+        });
+        self.results.add(10, what, SMALL_CONNECTIONS, sample);
+    }
+}

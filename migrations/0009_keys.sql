@@ -45,3 +45,13 @@ with (fillfactor = 70);
 
 -- What is new since the last look.
 create index keys_changed on keys (changed_at);
+
+-- Not even who may write to the table brings a key back: a new one leaves a trace.
+create function keep_revoked() returns trigger language plpgsql as $$
+begin
+    raise exception 'key % stays revoked', old.id using errcode = 'insufficient_privilege';
+end $$;
+create trigger keys_stay_revoked before update on keys
+    for each row
+    when (old.revoked_at is not null and new.revoked_at is distinct from old.revoked_at)
+    execute function keep_revoked();

@@ -18,7 +18,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::domain::{Key, KeyId, KeyName, NewKey, Scope, SecretHash, Timestamp};
 use crate::store::{DatabaseClock, PostgresStore, SecretKey, Unavailable};
@@ -30,8 +30,11 @@ const LOOK_PAUSE_MIN: Duration = Duration::from_millis(100);
 const LOOK_MAX: Duration = Duration::from_secs(2);
 /// What was known so long ago is known no more.
 const STALE_MAX: Duration = Duration::from_secs(5);
-/// A key that was written down by then is visible: longer than any statement that writes one.
+/// A key that was written down by then is visible: longer than any statement that writes one. A commit
+/// may wait longer, for a standby that is away, and a table may be changed by hand: so all keys are
+/// read anew once in a while.
 const OVERLAP: Duration = Duration::from_secs(60);
+const ALL_PAUSE: Duration = Duration::from_secs(120);
 /// How exactly it is known when a key was last used.
 const USED_PAUSE: Duration = Duration::from_secs(10);
 const _: () = assert!(LOOK_PAUSE.as_secs() + LOOK_MAX.as_secs() < STALE_MAX.as_secs());
@@ -66,8 +69,14 @@ struct Shared {
     /// Looks run here: they end even if the request is gone that they were made for.
     runtime: Handle,
     known: RwLock<Known>,
-    /// When the last look began, and whether it succeeded. Held while one is made.
-    looked: AsyncMutex<Option<(Instant, bool)>>,
+    /// The last look. Held while one is made.
+    looked: AsyncMutex<Option<Looked>>,
+}
+
+struct Looked {
+    began: Instant,
+    ended: Instant,
+    succeeded: bool,
 }
 
 #[derive(Default)]
@@ -79,6 +88,8 @@ struct Known {
 
 struct LastLook {
     began: Instant,
+    /// When all keys were read, and not only those that are new.
+    read_all: Instant,
     at: Timestamp,
     clock: DatabaseClock,
 }
@@ -130,7 +141,10 @@ impl KeyRing {
     pub async fn look_again(&self) -> Result<(), NotSeen> {
         let (shared, asked) = (Arc::clone(&self.0), Instant::now());
         let looking = self.0.runtime.spawn(async move { shared.look_after(asked).await });
-        looking.await.unwrap_or(Err(NotSeen))
+        match timeout(LOOK_MAX, looking).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(_)) | Err(_) => Err(NotSeen),
+        }
     }
 
     /// Keeps the keys up to date, as long as it is polled.
@@ -157,15 +171,19 @@ impl Shared {
     /// Returns after a look that began after `asked`: one for all who wait.
     async fn look_after(&self, asked: Instant) -> Result<(), NotSeen> {
         let mut looked = self.looked.lock().await;
-        if let Some((began, succeeded)) = *looked {
-            if began >= asked {
-                return if succeeded { Ok(()) } else { Err(NotSeen) };
+        if let Some(Looked { began, ended, succeeded }) = *looked {
+            if succeeded && began >= asked {
+                return Ok(());
+            }
+            // One that failed is enough for all who waited for it.
+            if !succeeded && ended >= asked {
+                return Err(NotSeen);
             }
             sleep_until(began + LOOK_PAUSE_MIN).await;
         }
         let began = Instant::now();
         let seen = self.look().await;
-        *looked = Some((began, seen.is_ok()));
+        *looked = Some(Looked { began, ended: Instant::now(), succeeded: seen.is_ok() });
         seen.map_err(|failure| {
             log::warn!("looking for keys: {}", crate::chain(&failure));
             NotSeen
@@ -173,15 +191,20 @@ impl Shared {
     }
 
     async fn look(&self) -> Result<(), Unavailable> {
-        let since = {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            known.last.as_ref().map_or(OffsetDateTime::UNIX_EPOCH, |last| last.at - OVERLAP)
-        };
         let began = Instant::now();
+        let (since, read_all) = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            match &known.last {
+                Some(last) if last.read_all.elapsed() < ALL_PAUSE => {
+                    (last.at - OVERLAP, last.read_all)
+                }
+                Some(_) | None => (OffsetDateTime::UNIX_EPOCH, began),
+            }
+        };
         let changed = self.store.keys_changed(since, began + LOOK_MAX).await?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let (at, clock) = (changed.now, DatabaseClock::read(changed.now));
-        known.last = Some(LastLook { began, at, clock });
+        known.last = Some(LastLook { began, read_all, at, clock });
         for SecretKey { key, secret_hash } in changed.keys {
             let before = known.by_id.get(key.id.as_str());
             let used = before.is_some_and(|before| before.used.load(Ordering::Relaxed));
@@ -204,6 +227,10 @@ impl Shared {
         }
         if let Err(failure) = self.store.mark_used(&used, Instant::now() + LOOK_MAX).await {
             log::warn!("writing down which keys were used: {}", crate::chain(&failure));
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            for entry in used.iter().filter_map(|id| known.by_id.get(id.as_str())) {
+                entry.used.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

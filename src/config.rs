@@ -231,10 +231,12 @@ impl Settings<'_> {
         let is_origin = |origin: &String| {
             let host = ["https://", "http://"].iter().find_map(|it| origin.strip_prefix(it));
             host.is_some_and(|host| {
+                let (host, port) = host.rsplit_once(':').unwrap_or((host, "443"));
                 let legal = |byte: u8| {
-                    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte)
+                    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte)
                 };
-                !host.is_empty() && host.bytes().all(legal)
+                let is_host = !host.is_empty() && host.bytes().all(legal);
+                is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
             })
         };
         if origins.iter().all(is_origin) {

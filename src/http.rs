@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::{ResourceDef, ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
@@ -113,8 +113,8 @@ pub fn application(app: Data<App>, exposure: Exposure) -> actix_web::App<impl Fa
         .service(console::read_console_file)
         .default_service(web::to(no_such_route))
         .wrap(NormalizePath::trim())
-        .wrap(from_fn(finish))
         .wrap(cors)
+        .wrap(from_fn(finish))
 }
 
 /// The OpenAPI document: the whole contract, for people and for generators of clients.
@@ -127,29 +127,25 @@ pub trait Factory:
     ServiceFactory<
         ServiceRequest,
         Config = (),
-        Response = ServiceResponse<Self::Body>,
+        Response = ServiceResponse,
         Error = Error,
         InitError = (),
     >
 {
-    type Body: MessageBody + 'static;
 }
 
-impl<T, B> Factory for T
-where
+impl<T> Factory for T where
     T: ServiceFactory<
             ServiceRequest,
             Config = (),
-            Response = ServiceResponse<B>,
+            Response = ServiceResponse,
             Error = Error,
             InitError = (),
-        >,
-    B: MessageBody + 'static,
+        >
 {
-    type Body = B;
 }
 
-fn routes() -> (actix_web::App<impl Factory<Body = BoxBody>>, utoipa::openapi::OpenApi) {
+fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
     let (application, mut document) = actix_web::App::new()
         .into_utoipa_app()
         .openapi(openapi::base())
@@ -258,7 +254,7 @@ async fn no_such_route(
 /// A HEAD is answered as a GET whose body the encoder leaves out.
 async fn finish(
     mut request: ServiceRequest,
-    next: Next<BoxBody>,
+    next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse, Error> {
     let arrived = Instant::now();
     let app = request.app_data::<Data<App>>().expect("it is the application's").clone();
@@ -269,7 +265,8 @@ async fn finish(
         request.extensions_mut().insert(WasHead);
     }
     let body = KeptBody::of(&mut request);
-    let (mut answered, outcome) = write_out(next.call(request).await?, &id, &app.metrics);
+    let (mut answered, outcome) =
+        write_out(next.call(request).await?.map_into_boxed_body(), &id, &app.metrics);
     let took = arrived.elapsed();
     let route = metrics::route(answered.request().path());
     app.metrics.answered(method, route, answered.status(), took);
@@ -306,7 +303,7 @@ fn write_out(
         return (answered, "done");
     }
     let error = answered.response().error();
-    let (response, code) = match error.and_then(|error| error.as_error::<Problem>()) {
+    let (mut response, code) = match error.and_then(|error| error.as_error::<Problem>()) {
         Some(problem) => {
             problem.more.turned_away.inspect(|why| metrics.turned_away(*why));
             (problem.respond(id), problem.code)
@@ -316,6 +313,12 @@ fn write_out(
             (problem.respond(id), problem.code)
         }
     };
+    // Whether a page of others may read it.
+    for (name, value) in answered.headers() {
+        if name.as_str().starts_with("access-control-") || name == VARY {
+            response.headers_mut().append(name.clone(), value.clone());
+        }
+    }
     (ServiceResponse::new(answered.into_parts().0, response), code.entry().code)
 }
 

@@ -421,6 +421,8 @@ impl Signals {
     fn watch() -> Result<Self, ServeError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
+        // Never ends the process from now on: where TLS is on, the certificate is read again.
+        drop(signal(SignalKind::hangup()).map_err(ServeError::Signals)?);
         let signals = Self { stop: CancellationToken::new(), hurry: CancellationToken::new() };
         let tokens = [signals.stop.clone(), signals.hurry.clone()];
         tokio::spawn(async move {

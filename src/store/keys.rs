@@ -170,12 +170,18 @@ pub(super) async fn keys_changed(
         };
         Some((row, hash))
     });
-    let keys = keys.map(|(row, hash)| {
-        let unreadable = || sqlx::Error::Decode("a key's secret_sha256 is unreadable".into());
-        let secret_hash = SecretHash::try_from(hash).map_err(|_| unreadable())?;
-        Ok(SecretKey { key: row.try_into()?, secret_hash })
+    let keys = keys.filter_map(|(row, hash)| {
+        let id = row.id.clone();
+        match (Key::try_from(row), SecretHash::try_from(hash)) {
+            (Ok(key), Ok(secret_hash)) => Some(SecretKey { key, secret_hash }),
+            // A newer version of the service may know more scopes. It must not lock out all others.
+            (Err(_), _) | (_, Err(_)) => {
+                log::error!("key {id} cannot be read, and is not taken");
+                None
+            }
+        }
     });
-    Ok(KeysChanged { keys: keys.collect::<Result<_, sqlx::Error>>()?, now })
+    Ok(KeysChanged { keys: keys.collect(), now })
 }
 
 pub(super) async fn mark_used(

@@ -70,6 +70,8 @@ pub struct ConnectionLimits {
 pub struct PostgresStore {
     writes: Connections,
     reads: Connections,
+    /// One, for who calls: nobody's reads must keep everybody else out. It never waits for a standby.
+    keys: Connections,
     metrics: Metrics,
 }
 
@@ -85,9 +87,12 @@ impl PostgresStore {
         let metrics = Metrics::new();
         let writes = metrics.of_pool("writes", limits.writes);
         let reads = metrics.of_pool("reads", limits.reads);
+        let keys = metrics.of_pool("keys", 1);
+        let of_keys = options.clone().options([("synchronous_commit", "off")]);
         Self {
             writes: Connections::new(options.clone(), limits.writes, runtime.clone(), writes),
-            reads: Connections::new(options, limits.reads, runtime, reads),
+            reads: Connections::new(options, limits.reads, runtime.clone(), reads),
+            keys: Connections::new(of_keys, 1, runtime, keys),
             metrics,
         }
     }
@@ -205,12 +210,12 @@ impl PostgresStore {
         since: Timestamp,
         until: Instant,
     ) -> Result<KeysChanged, Unavailable> {
-        ask!(self.reads, until, keys::keys_changed(since))
+        ask!(self.keys, until, keys::keys_changed(since))
     }
 
     /// Writes down that keys were used just now.
     pub async fn mark_used(&self, ids: &[KeyId], until: Instant) -> Result<(), Unavailable> {
-        ask!(self.reads, until, keys::mark_used(ids))
+        ask!(self.keys, until, keys::mark_used(ids))
     }
 
     /// Some of the events that have holds past their time.

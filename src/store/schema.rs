@@ -1,13 +1,17 @@
 //! The schema: bringing it up to date, and telling whether it is.
 
+use std::time::Duration;
+
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::connections::CONNECT_TIMEOUT;
 
+/// Between two attempts to be the one who migrates.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// Where sqlx records what it has applied.
 const TABLE: &str = "_sqlx_migrations";
 
@@ -46,16 +50,32 @@ impl SchemaError {
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
     migrator.set_ignore_missing(true);
+    migrator.set_locking(false);
     migrator
+}
+
+/// Tries to be the only one who migrates. Not by a statement that waits, as sqlx's own does: building
+/// an index beside writers waits for all statements, that one too.
+async fn try_lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {
+    let locked = sqlx::query_scalar!(
+        r#"-- lock_migrations
+        select pg_try_advisory_lock(hashtext('ticketboss migrations')) as "locked!""#
+    );
+    Ok(locked.fetch_one(connection).await?)
 }
 
 /// Applies the migrations that are missing. Replicas that start together wait for each other.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let mut connection = connect(options).await?;
     // To find that there is nothing to do needs no right to do it.
-    if missing(&mut connection).await?.is_some() {
-        migrator().run(&mut connection).await?;
+    if missing(&mut connection).await?.is_none() {
+        return Ok(());
     }
+    // It goes with the connection.
+    while !try_lock(&mut connection).await? {
+        sleep(LOCK_PAUSE).await;
+    }
+    migrator().run(&mut connection).await?;
     Ok(())
 }
 

@@ -13,6 +13,8 @@ use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Ti
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
 /// a reservation cancelled in between gave its seats back twice.
 ///
+/// What limited partners have comes in rows of its own, and only where it counts.
+///
 /// Holds past their time are read only where the seats that are available may not do; `limit` and
 /// what is asked for bound how many.
 ///
@@ -40,39 +42,23 @@ pub(super) async fn snapshot(
                      order by hold_expires_at
                      limit 1
                ) end as next_hold_expires_at,
-               usage.seats as "usage_seats: Vec<i64>", usage.holds as "usage_holds: Vec<i64>",
                named.id as "id?", named.partner_id as "partner_id?", named.seats as "seats?",
                named.status as "reservation_status?",
                named.hold_expires_at as "hold_expires_at?", named.reference as "reference?",
                named.version as "reservation_version?", named.created_at as "reserved_at?",
                named.idempotency_key as "idempotency_key?",
-               named.request_fingerprint as "request_fingerprint?", named.item as "item?"
-          from events as event,
-               lateral (
-                select array_agg(of_partner.seats order by wanted.place) as seats,
-                       array_agg(of_partner.holds order by wanted.place) as holds
-                  from unnest($7::text[], $8::boolean[])
-                            with ordinality as wanted (partner_id, is_hold, place),
-                       lateral (
-                        select coalesce(sum(seats), 0)::bigint as seats,
-                               count(*) filter (where status = 'held') as holds
-                          from reservations
-                         where event_id = $1
-                           and partner_id = wanted.partner_id
-                           and (status = 'held' or (limited and status = 'confirmed'))
-                           and (status <> 'held' or hold_expires_at > statement_timestamp())
-                           and (wanted.is_hold or event.seats_per_partner_max is not null)
-                        offset 0
-                       ) as of_partner
-               ) as usage
+               named.request_fingerprint as "request_fingerprint?", named.item as "item?",
+               named.used_seats as "used_seats?", named.used_holds as "used_holds?"
+          from events as event
           left join lateral (
                 select by_id.id, by_id.partner_id, by_id.seats, by_id.status,
                        by_id.hold_expires_at, by_id.reference, by_id.version, by_id.created_at,
-                       by_id.idempotency_key, by_id.request_fingerprint, by_id.item
+                       by_id.idempotency_key, by_id.request_fingerprint, by_id.item,
+                       null::bigint as used_seats, null::bigint as used_holds
                   from reservations as by_id
                  where by_id.event_id = $1 and by_id.id = any ($2)
                  union all
-                select by_key.*
+                select by_key.*, null, null
                   from unnest($3::text[], $4::text[]) as wanted (partner_id, key),
                        lateral (
                         select id, partner_id, seats, status, hold_expires_at, reference, version,
@@ -84,7 +70,7 @@ pub(super) async fn snapshot(
                         offset 0
                        ) as by_key
                  union all
-                select due.*
+                select due.*, null, null
                   from (
                         select id, partner_id, seats, status, hold_expires_at, reference, version,
                                created_at, idempotency_key, request_fingerprint, item
@@ -95,6 +81,21 @@ pub(super) async fn snapshot(
                          order by hold_expires_at
                          limit $6
                        ) as due
+                 union all
+                select null, wanted.partner_id, null, null, null, null, null, null, null, null, null,
+                       used.seats, used.holds
+                  from unnest($7::text[], $8::boolean[]) as wanted (partner_id, has_holds),
+                       lateral (
+                        select coalesce(sum(seats), 0)::bigint as seats,
+                               count(*) filter (where status = 'held') as holds
+                          from reservations
+                         where event_id = $1
+                           and partner_id = wanted.partner_id
+                           and (status = 'held' or (limited and status = 'confirmed'))
+                           and (status <> 'held' or hold_expires_at > statement_timestamp())
+                        offset 0
+                       ) as used
+                 where wanted.has_holds or event.seats_per_partner_max is not null
                ) as named on true
          where event.id = $1"#,
         event_id.as_str(),
@@ -115,11 +116,10 @@ pub(super) async fn snapshot(
     let (event, now) = (first.event(event_id)?, first.now);
     let mut named = Named::default();
     named.next_hold_expires_at = first.next_hold_expires_at;
-    let usage = first.usage_seats.iter().flatten().zip(first.usage_holds.iter().flatten());
-    for (partner_id, (seats, holds)) in wanted.limited.into_iter().zip(usage) {
-        named.usage.insert(partner_id.clone(), Usage { seats: *seats, holds: *holds });
-    }
     for row in rows {
+        if let Some((partner_id, used)) = row.usage()? {
+            named.usage.insert(partner_id, used);
+        }
         if let Some(row) = row.reservation(event_id) {
             named.insert(row.try_into()?);
         }
@@ -143,8 +143,6 @@ struct SnapshotRow {
     created_at: Timestamp,
     now: Timestamp,
     next_hold_expires_at: Option<Timestamp>,
-    usage_seats: Option<Vec<i64>>,
-    usage_holds: Option<Vec<i64>>,
     id: Option<Uuid>,
     partner_id: Option<String>,
     seats: Option<i32>,
@@ -156,6 +154,8 @@ struct SnapshotRow {
     idempotency_key: Option<String>,
     request_fingerprint: Option<String>,
     item: Option<i16>,
+    used_seats: Option<i64>,
+    used_holds: Option<i64>,
 }
 
 impl SnapshotRow {
@@ -176,6 +176,16 @@ impl SnapshotRow {
             created_at: self.created_at,
         };
         row.try_into()
+    }
+
+    /// What a partner has, if that is what the row is about. Who is not in any row was not counted.
+    fn usage(&self) -> Result<Option<(PartnerId, Usage)>, sqlx::Error> {
+        let (Some(seats), Some(holds)) = (self.used_seats, self.used_holds) else {
+            return Ok(None);
+        };
+        let partner_id = self.partner_id.as_deref().and_then(PartnerId::parse);
+        let unreadable = || sqlx::Error::Decode("what a partner has: unreadable partner".into());
+        Ok(Some((partner_id.ok_or_else(unreadable)?, Usage { seats, holds })))
     }
 
     /// The columns of the outer join that are never null are all there, or none is.
@@ -203,8 +213,8 @@ struct Wanted<'a> {
     ids: Vec<Uuid>,
     partner_ids: Vec<&'a str>,
     keys: Vec<&'a str>,
-    /// Of whom it has to be known what they have, and whether more holds are wanted: each once.
-    limited: Vec<&'a PartnerId>,
+    /// Of whom it has to be known what they have, where the event limits that or more holds are
+    /// wanted: each once.
     limited_partner_ids: Vec<&'a str>,
     has_holds: Vec<bool>,
     /// In all. What is available covers them, or holds past their time may have to.
@@ -232,7 +242,6 @@ impl<'a> Wanted<'a> {
             }
         }
         for (partner_id, has_holds) in limited {
-            wanted.limited.push(partner_id);
             wanted.limited_partner_ids.push(partner_id.as_str());
             wanted.has_holds.push(has_holds);
         }

@@ -12,7 +12,12 @@ use crate::openapi::operations;
 use crate::support::binary::{Binary, TemporaryDirectory, command};
 use crate::support::{Answer, DEFAULT_EVENT, TestApp, TestDatabase, partner, with_settings};
 
-const KEYS: [(&str, &str); 1] = [("ACCESS_CONTROL", "keys")];
+/// As often as a test likes.
+pub const KEYS: [(&str, &str); 3] = [
+    ("ACCESS_CONTROL", "keys"),
+    ("PARTNER_REQUESTS_PER_S", "100000"),
+    ("PARTNER_REQUESTS_BURST", "100000"),
+];
 /// Far above what anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -389,7 +394,7 @@ async fn without_access_control_there_are_no_keys_over_the_api() {
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_hear_of_keys() {
     let database = TestDatabase::create().await;
-    let environment = [("DATABASE_URL", database.url.as_str()), KEYS[0]];
+    let environment = [&[("DATABASE_URL", database.url.as_str())][..], &KEYS].concat();
     let other = Binary::serve(&environment).await;
     crate::support::with_database(database, &KEYS, async |app| {
         let client = Client::new();
@@ -474,7 +479,7 @@ async fn access_control_is_not_off_by_accident() {
 async fn two_replicas_grant_a_partner_no_more_than_it_may_have() {
     const HOLDS_MAX: usize = 7;
     const SEATS_MAX: usize = 20;
-    let settings = [KEYS[0], ("PARTNER_HOLDS_MAX", "7")];
+    let settings = [&KEYS[..], &[("PARTNER_HOLDS_MAX", "7")]].concat();
     let database = TestDatabase::create().await;
     let environment = [&[("DATABASE_URL", database.url.as_str())][..], &settings].concat();
     let other = Binary::serve(&environment).await;

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::access::{Holders, call};
+use crate::access::{Holders, KEYS, call};
 use crate::openapi::operations;
 use crate::support::binary::command;
 use crate::support::{TestDatabase, with_database};
@@ -31,7 +31,7 @@ async fn the_service_needs_few_rights() {
     owned.execute(grants.replace("to ticketboss", &format!("to {role}"))).await;
 
     // Everything that there is to call.
-    let settings = [("ACCESS_CONTROL", "keys"), ("MIGRATE_ON_START", "false")];
+    let settings = [&KEYS[..], &[("MIGRATE_ON_START", "false")]].concat();
     with_database(limited, &settings, async |app| {
         let Holders { ours, operator, .. } = Holders::of(app).await;
         let document = app.get("/openapi.json").await.json();
@@ -68,6 +68,7 @@ async fn the_service_needs_few_rights() {
             "update events set initial_seats = 1",
             "update keys set secret_sha256 = sha256('mine')",
             "update keys set scope = 'operator', partner_id = null",
+            "update keys set revoked_at = null",
             "truncate journal",
             "drop table events",
             "alter table events drop constraint events_available_seats_not_negative",

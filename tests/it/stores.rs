@@ -1,15 +1,18 @@
 //! The two stores that batches are committed to, held to the same rules: what the batcher is shown
 //! to do on the simulated one, it does on the real one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ticketboss::domain::{
     Action, Change, ChangeKind, Command, EventId, HoldTime, IdempotencyKey, KeyedRequest,
-    Reservation, ReservationId, Status, Usage,
+    Reservation, ReservationId, Status,
 };
-use ticketboss::store::{Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Store};
+use ticketboss::store::{
+    Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Snapshot, Store,
+};
 use time::OffsetDateTime;
+use time::macros::datetime;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -30,6 +33,17 @@ async fn both_stores_keep_the_same_rules() {
     let options = database.options.clone();
     let store = PostgresStore::new(options, limits, TIMEOUT, Handle::current());
     store_rules(&store, &event).await;
+    for (name, limit) in [("open", None), ("limited", Some(8))] {
+        let event = EventId::parse(name).expect("a slug");
+        limit_rules(&Simulated::with_limit(&event, 10, limit), &event).await;
+        database.insert_event(name, 10).await;
+        if limit.is_some() {
+            database
+                .execute("update events set seats_per_partner_max = 8 where id = 'limited'")
+                .await;
+        }
+        limit_rules(&store, &event).await;
+    }
     database.audit().await;
 }
 
@@ -123,6 +137,57 @@ async fn a_failure_means_what_its_sqlstate_says() {
     }
 }
 
+/// What a partner has is read where a command needs it, and counts what has not ended.
+async fn limit_rules<S: Store>(store: &S, event: &EventId) {
+    let until = Instant::now() + TIMEOUT;
+    let hold = |base, seats, end| {
+        let mut batch = insert(event, base, seats, None);
+        (batch.net_held, batch.net_confirmed) = (seats, 0);
+        let change = &mut batch.changes[0];
+        change.kind = ChangeKind::Held;
+        change.reservation.status = Status::Held;
+        change.reservation.hold_expires_at = Some(end);
+        batch
+    };
+    let (ended, later) = (OffsetDateTime::UNIX_EPOCH, datetime!(2100-01-01 0:00 UTC));
+    let batches = [insert(event, 0, 3, None), hold(1, 2, later), hold(2, 1, ended)];
+    for batch in batches {
+        let committed = store.commit(&batch, until).await;
+        assert!(matches!(committed, Ok(Commit::Committed(_))), "{committed:?}");
+    }
+    let booking = |partner| limited(reserve_as(partner, 1, None), 9);
+    let holding = |partner| {
+        let Command::Reserve(mut hold) = booking(partner) else { unreachable!("it books") };
+        hold.items[0].hold = HoldTime::new(60);
+        Command::Reserve(hold)
+    };
+    let used = async |commands: &[&Command]| {
+        let snapshot = store.snapshot(event, commands, until).await.expect("it answers");
+        let Snapshot { event, named, .. } = snapshot.expect("the event is there");
+        let used: BTreeMap<_, _> = named
+            .usage
+            .into_iter()
+            .map(|(partner, used)| (partner.as_str().to_owned(), (used.seats, used.holds)))
+            .collect();
+        (event.seats_per_partner_max, used)
+    };
+    let (limit, both) = used(&[&booking("abc-corp"), &holding("other")]).await;
+    let (_, one) = used(&[&booking("abc-corp"), &holding("abc-corp")]).await;
+    let of = |name: &str, used: (i64, i64)| (name.to_owned(), used);
+    match limit {
+        // A booking needs nothing to be known there, and nothing is said to be known.
+        None => {
+            assert_eq!(both, BTreeMap::from([of("other", (0, 0))]));
+            assert_eq!(one, BTreeMap::from([of("abc-corp", (2, 1))]));
+        }
+        Some(_) => {
+            assert_eq!(both, BTreeMap::from([of("abc-corp", (5, 1)), of("other", (0, 0))]));
+            assert_eq!(one, BTreeMap::from([of("abc-corp", (5, 1))]));
+        }
+    }
+    assert_eq!(used(&[&reserve_as("abc-corp", 1, None)]).await.1, BTreeMap::new());
+}
+
 async fn store_rules<S: Store>(store: &S, event: &EventId) {
     let until = Instant::now() + TIMEOUT;
     let committed = |commit: Result<Commit, CommitError>| match commit {
@@ -166,19 +231,6 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
         let verdict = format!("{:?}", decision.verdicts[0]);
         assert!(verdict.starts_with("Accepted"), "{verdict}");
     }
-
-    // What a partner has is read where a command is limited, and counts what has not ended.
-    let hold = |seconds| {
-        let Command::Reserve(mut hold) = reserve_as("abc-corp", 1, None) else { unreachable!() };
-        hold.items[0].hold = HoldTime::new(seconds);
-        limited(Command::Reserve(hold), 9)
-    };
-    let asked = hold(60);
-    let snapshot = store.snapshot(event, &[&asked, &cancel], until).await.expect("it answers");
-    let usage = snapshot.expect("the event is there").named.usage;
-    assert_eq!(usage, HashMap::from([(partner("abc-corp"), Usage::default())]));
-    let snapshot = store.snapshot(event, &[&retry], until).await.expect("it answers");
-    assert!(snapshot.expect("the event is there").named.usage.is_empty());
 
     // A row that is not at its previous version fails the statement, seats and all.
     let stale = store.commit(&cancel_of(made, event, 1, 7), until).await;

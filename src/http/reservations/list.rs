@@ -8,18 +8,18 @@ use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, get, rt};
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::{ReservationBody, ReservationStatus};
 use crate::domain::{EventId, PartnerId, Reference, Reservation, Status};
-use crate::http::access::Viewer;
+use crate::http::access::{HeldKey, Viewer};
 use crate::http::body::FromJson as _;
 use crate::http::openapi::problems;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::{App, WasHead, event_id, rfc3339};
-use crate::store::{Filter, Page, Position};
+use crate::store::{Filter, Page, Position, Unavailable};
 
 const LIMIT_DEFAULT: i64 = 50;
 const LIMIT_MAX: i64 = 200;
@@ -82,7 +82,8 @@ pub async fn list_reservations(
     if wants_csv(&request) {
         app.find_event(&event_id).await?;
         let is_head = request.extensions().contains::<WasHead>();
-        return Ok(csv(app, event_id, filter, is_head));
+        let key = viewer.held(&app.access);
+        return Ok(csv(app, event_id, filter, key, is_head));
     }
     let page = fill(&app, &event_id, &filter, from, limit).await?;
     if page.reservations.is_empty() && page.next.is_none() {
@@ -160,10 +161,14 @@ async fn list(
     count: i64,
     until: Instant,
 ) -> Result<Page, Problem> {
+    // Held for a statement only: a client may take its time, and a page many of them.
+    let turn = timeout_at(until, Arc::clone(&app.large_reads).acquire_owned()).await;
+    let turn = turn.map_err(|_elapsed| Unavailable::Busy)?;
     // In a task of its own: see the read of one reservation.
     let store = Arc::clone(&app.store);
     let (event_id, filter) = (event_id.clone(), filter.clone());
     let read = async move {
+        let _turn = turn;
         store.list(&event_id, &filter, from, count, CHANGES_PER_STATEMENT, until).await
     };
     Ok(rt::spawn(read).await.map_err(|_panic| Problem::internal())??)
@@ -171,17 +176,26 @@ async fn list(
 
 /// All that passes the filter, in one answer that is written as it is read. What fails in the
 /// middle ends the connection: a client sees that the answer is not complete.
-fn csv(app: Data<App>, event_id: EventId, filter: Filter, is_head: bool) -> HttpResponse {
+fn csv(
+    app: Data<App>,
+    event_id: EventId,
+    filter: Filter,
+    key: Option<HeldKey>,
+    is_head: bool,
+) -> HttpResponse {
+    let held = Arc::new(key);
     let file = format!("attachment; filename=\"{event_id}-reservations.csv\"");
     let head = stream::iter([Ok(Bytes::from_static(HEAD.as_bytes()))]);
     let rows = stream::try_unfold(Some(Position::NEWEST), move |from| {
         let (app, event_id, filter) = (app.clone(), event_id.clone(), filter.clone());
+        let held = Arc::clone(&held);
         async move {
             let Some(from) = from else { return Ok(None) };
-            // Held for a page only: a client may take its time.
-            let permit = app.large_reads.acquire().await;
+            // It ends with the key that it was asked for with.
+            if (*held).as_ref().is_some_and(|key| !key.is_good()) {
+                return Err(Problem::internal());
+            }
             let page = list(&app, &event_id, &filter, from, CSV_ROWS, app.answer_by()).await?;
-            drop(permit);
             let text = lines(&page.reservations).map_err(|failure| {
                 log::error!("an export failed: {failure}");
                 Problem::internal()

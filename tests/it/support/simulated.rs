@@ -160,7 +160,7 @@ impl Database {
         };
         for command in commands {
             if let Command::Reserve(reserve) = command
-                && reserve.limits.is_some()
+                && reserve.limited_partner(&self.event).is_some()
             {
                 let used = self.used_by(&reserve.partner_id, now);
                 named.usage.insert(reserve.partner_id.clone(), used);
@@ -268,6 +268,13 @@ impl Simulated {
             late: Vec::new(),
         };
         Self { state: Mutex::new(state), stalled: Notify::new(), resumed: Notify::new() }
+    }
+
+    /// The same, of which a partner may have so many.
+    pub fn with_limit(id: &EventId, seats: i32, limit: Option<i32>) -> Self {
+        let simulated = Self::with_seats(id, seats);
+        simulated.locked(|state| state.database.event.seats_per_partner_max = limit);
+        simulated
     }
 
     /// Plans what happens to the next commits, in this order.

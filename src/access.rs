@@ -147,6 +147,11 @@ impl KeyRing {
         }
     }
 
+    /// Writes down what was used since that was last done.
+    pub async fn close(&self) {
+        self.0.write_down_what_was_used().await;
+    }
+
     /// Keeps the keys up to date, as long as it is polled.
     pub async fn keep(self) {
         let mut written = Instant::now();

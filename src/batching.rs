@@ -29,6 +29,7 @@ mod metrics;
 mod settle;
 mod summaries;
 mod sweeper;
+mod taking;
 mod turns;
 mod versions;
 

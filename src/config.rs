@@ -19,10 +19,12 @@ HOST                      127.0.0.1        address to listen on
 PORT                      5000             port to listen on; 0 takes a free one
 ACCESS_CONTROL            off              keys: callers need a key (see `ticketboss key`); off has
                                            to be said where HOST is not this machine alone
-PARTNER_REQUESTS_PER_S    1000             what a partner may send to this server, with access control
+PARTNER_REQUESTS_PER_S    1000             with keys: what a partner may send to this server; what
+                                           any other key may, too
 PARTNER_REQUESTS_BURST    2000             and at once, after it has sent nothing for a while
-PARTNER_HOLDS_MAX         1000             open holds of a partner on one event, with access control
-CORS_ORIGINS              (none)           web pages that may call: https://a.example,https://b.example
+PARTNER_HOLDS_MAX         1000             with keys: open holds of a partner on one event
+CORS_ORIGINS              (none)           web pages that may call, such as https://a.example, with
+                                           commas between
 TLS_CERT                  (none)           file with the certificate chain (PEM); with TLS_KEY, the
 TLS_KEY                   (none)           service speaks https, and reads both again on SIGHUP
 DATABASE_URL              (none)           postgres://...; without it, a private PostgreSQL runs
@@ -134,6 +136,20 @@ impl Config {
         Self::from_lookup(&|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
     }
 
+    /// Reads only what says where the database is, for commands that serve nothing: what is wrong
+    /// with the rest is none of their business.
+    pub fn of_database() -> Result<Self, BadSetting> {
+        const DATABASE: [&str; 6] =
+            ["DATABASE_URL", "DATA_DIR", "PG_BIN_DIR", "MIGRATE_ON_START", "XDG_DATA_HOME", "HOME"];
+        Self::from_lookup(&|name| {
+            DATABASE
+                .contains(&name)
+                .then(|| env::var_os(name))
+                .flatten()
+                .map(|value| value.to_string_lossy().into_owned())
+        })
+    }
+
     /// Reads settings by name. An empty one counts as not given.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
         let settings = Settings(lookup);
@@ -242,7 +258,9 @@ impl Settings<'_> {
         if origins.iter().all(is_origin) {
             Ok(origins)
         } else {
-            let allowed = "origins such as https://shop.example, with commas between".into();
+            let allowed = "origins such as https://shop.example, without a slash at the end, with \
+                           commas between"
+                .into();
             Err(BadSetting { name, value, allowed })
         }
     }
@@ -267,13 +285,16 @@ impl Settings<'_> {
             None if addresses.iter().all(|address| address.ip().is_loopback()) => {
                 Ok(AccessControl::Off)
             }
-            given => {
-                let value = given.unwrap_or_default().into();
-                let allowed =
-                    "keys or off, and one of them has to be said where HOST is more than \
+            Some(value) => {
+                let allowed = "keys or off".into();
+                Err(BadSetting { name, value: value.into(), allowed })
+            }
+            None => {
+                let allowed = "keys (the first one is made by `ticketboss key create`), or off, where \
+                               anybody may do everything; it has to be said where HOST is more than \
                                this machine"
-                        .into();
-                Err(BadSetting { name, value, allowed })
+                    .into();
+                Err(BadSetting { name, value: "(not set)".into(), allowed })
             }
         }
     }

@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ticketboss::config::{Config, Database, LogFormat, SETTINGS};
+use ticketboss::config::{BadSetting, Config, Database, LogFormat, SETTINGS};
 use ticketboss::domain::{Key, KeyId, KeyName, PartnerId, Scope};
 use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
 use ticketboss::server::{self, ServeError, keys, migrate, serve};
@@ -55,7 +55,7 @@ enum Command {
     /// Make, list and revoke keys, for a service with access control (ACCESS_CONTROL=keys)
     ///
     /// The first operator's key is made here; operators can do the same over the API. Works beside a
-    /// service that runs, which takes a new key at once and a revoked one for a few seconds more.
+    /// service that runs, which takes a new key at once, and a revoked one for about a second more.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Print the OpenAPI 3.1 document of the API, and exit
@@ -93,7 +93,7 @@ enum KeyCommand {
     List,
     /// Revoke a key, for ever
     Revoke {
-        /// The part between `tb_` and the secret, as `key list` shows it
+        /// The part between `tb_` and the secret, as `key list` shows it, or the whole key
         #[arg(value_parser = key_id)]
         id: KeyId,
     },
@@ -108,7 +108,8 @@ fn key_name(text: &str) -> Result<KeyName, &'static str> {
 }
 
 fn key_id(text: &str) -> Result<KeyId, &'static str> {
-    KeyId::parse(text).ok_or("16 digits and letters from a to f")
+    let id = text.strip_prefix("tb_").and_then(|rest| rest.split('_').next()).unwrap_or(text);
+    KeyId::parse(id).ok_or("16 digits and letters from a to f, as `ticketboss key list` has them")
 }
 
 fn after_help() -> String {
@@ -161,8 +162,10 @@ fn start_log() -> Result<(), String> {
 
 async fn run(command: Command) -> ExitCode {
     match command {
-        Command::Serve => with_config(async |config| serve(&config).await).await,
-        Command::Migrate => with_config(async |config| migrate(&config).await).await,
+        Command::Serve => {
+            with_config(Config::from_env(), async |config| serve(&config).await).await
+        }
+        Command::Migrate => with_database(async |config| migrate(&config).await).await,
         Command::Verify => verify_data().await,
         Command::Key(command) => key(command).await,
         Command::Openapi => print_openapi(),
@@ -170,8 +173,16 @@ async fn run(command: Command) -> ExitCode {
     }
 }
 
-async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -> ExitCode {
-    let config = match Config::from_env() {
+/// With the settings that say where the database is.
+async fn with_database(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -> ExitCode {
+    with_config(Config::of_database(), work).await
+}
+
+async fn with_config(
+    config: Result<Config, BadSetting>,
+    work: impl AsyncFnOnce(Config) -> Result<(), ServeError>,
+) -> ExitCode {
+    let config = match config {
         Ok(config) => config,
         Err(bad_setting) => return complain(EXIT_SETUP, &bad_setting.to_string()),
     };
@@ -193,22 +204,33 @@ async fn key(command: KeyCommand) -> ExitCode {
             };
             let days = days.map(|days| time::Duration::days(days.into()));
             let expires_at = days.map(|days| OffsetDateTime::now_utc() + days);
-            with_config(async |config| {
-                let (made, text) = keys::make(&config, name, scope, expires_at).await?;
-                eprintln!("ticketboss: key {} is made, and shown this once:", made.id);
+            with_database(async |config| {
+                let (made, text, place) = keys::make(&config, name, scope, expires_at).await?;
+                eprintln!("ticketboss: key {} is made in {place}, and shown this once:", made.id);
                 drop(writeln!(std::io::stdout(), "{text}"));
                 Ok(())
             })
             .await
         }
         KeyCommand::List => {
-            // A reader that has seen enough is none of our business.
-            let say = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
-            say(columns(["ID", "SCOPE", "CREATED", "LAST USED", "ENDS", "NAME"]));
-            with_config(async |config| keys::list(&config, |key| say(line(key))).await).await
+            with_database(async |config| {
+                let mut all = keys::list(&config).await?;
+                all.sort_by_key(|key| key.created_at);
+                // A reader that has seen enough is none of our business.
+                let say = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
+                say(columns(["ID", "SCOPE", "CREATED", "LAST USED", "ENDS", "NAME"]));
+                all.iter().for_each(|key| say(line(key)));
+                Ok(())
+            })
+            .await
         }
         KeyCommand::Revoke { id } => {
-            with_config(async |config| keys::revoke(&config, id).await).await
+            with_database(async |config| {
+                keys::revoke(&config, id.clone()).await?;
+                eprintln!("ticketboss: key {id} is revoked, and stops working in about a second");
+                Ok(())
+            })
+            .await
         }
     }
 }
@@ -216,12 +238,14 @@ async fn key(command: KeyCommand) -> ExitCode {
 /// A key in the list.
 fn line(key: &Key) -> String {
     let day = |at: OffsetDateTime| at.date().to_string();
+    let minute = |at: OffsetDateTime| format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute());
     let ends = match (key.revoked_at, key.expires_at) {
         (Some(_), _) => "revoked".into(),
+        (None, Some(end)) if end <= OffsetDateTime::now_utc() => "expired".into(),
         (None, Some(end)) => day(end),
         (None, None) => "never".into(),
     };
-    let used = key.last_used_at.map_or("never".into(), day);
+    let used = key.last_used_at.map_or("never".into(), minute);
     let name = match &key.scope {
         Scope::Partner(partner) => format!("{} ({})", key.name.as_str(), partner.as_str()),
         Scope::Read | Scope::Operator => key.name.as_str().into(),
@@ -230,14 +254,14 @@ fn line(key: &Key) -> String {
 }
 
 fn columns([id, scope, created, used, ends, name]: [&str; 6]) -> String {
-    format!("{id:16}  {scope:8}  {created:10}  {used:10}  {ends:10}  {name}")
+    format!("{id:16}  {scope:8}  {created:10}  {used:16}  {ends:10}  {name}")
 }
 
 async fn verify_data() -> ExitCode {
     // A reader that has seen enough is no reason to stop looking: the exit code is still to come.
     let say = |line: &str| drop(writeln!(std::io::stdout(), "{line}"));
     let mut problems = 0;
-    let code = with_config(async |config| {
+    let code = with_database(async |config| {
         let report = server::verify(&config, say).await?;
         problems = report.problems;
         say(&report.to_string());

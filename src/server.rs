@@ -26,14 +26,15 @@ use uuid::Uuid;
 
 use crate::access::KeyRing;
 use crate::batching::{self, Batching, Settings, Summaries};
-use crate::config::{AccessControl, Config, Database};
+use crate::config::{AccessControl, Config};
 use crate::domain::{KeyId, PartnerLimits};
 use crate::http::{self, Access, App, Exposure, Guard, Metrics, Rates, Readiness, Streams};
-use crate::postgres::{self, LaunchError, STOP_TIMEOUT_S};
+use crate::postgres::{LaunchError, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
-use crate::verify::{self, Report, VerifyError};
+use crate::verify::VerifyError;
 
+mod commands;
 mod database;
 pub mod keys;
 mod tls;
@@ -41,6 +42,7 @@ mod tls;
 use database::wait_for_database;
 use tls::Certificate;
 
+pub use commands::{migrate, verify};
 pub use database::OpenDatabase;
 pub use tls::TlsError;
 
@@ -164,74 +166,6 @@ pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
     }
 }
 
-/// Brings the schema up to date, and nothing else.
-pub async fn migrate(config: &Config) -> Result<(), ServeError> {
-    let stop = Signals::watch()?.stop;
-    with_database(config, &stop, async |database| {
-        tokio::select! {
-            migrated = database.migrate() => migrated,
-            () = stop.cancelled() => Err(ServeError::Stopped),
-        }
-    })
-    .await
-}
-
-/// Checks the data, and tells each problem as it is found. Reads only; beside a service that runs,
-/// in its private PostgreSQL, too.
-pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, ServeError> {
-    if let Database::Private { data_dir, .. } = &config.database
-        && !postgres::is_made(data_dir)
-    {
-        return Err(ServeError::NoDatabase { data_dir: data_dir.clone() });
-    }
-    let mut report = Report::default();
-    beside(config, async |at| {
-        report = verify::verify(at.options(), tell).await?;
-        Ok(())
-    })
-    .await?;
-    Ok(report)
-}
-
-/// The database of a command: its own, or that of a service which runs already.
-enum At<'a> {
-    Own(&'a OpenDatabase),
-    Running(Box<PgConnectOptions>),
-}
-
-impl At<'_> {
-    fn options(&self) -> &PgConnectOptions {
-        match self {
-            Self::Own(database) => &database.options,
-            Self::Running(options) => options,
-        }
-    }
-}
-
-/// Works with the database until it is done, or told to stop; beside a service that runs, in its
-/// private PostgreSQL, too.
-async fn beside(
-    config: &Config,
-    work: impl AsyncFnOnce(At<'_>) -> Result<(), ServeError>,
-) -> Result<(), ServeError> {
-    if let Database::Private { data_dir, .. } = &config.database
-        && postgres::is_made(data_dir)
-        && let Some(url) = postgres::url_in_use(data_dir)?
-    {
-        // A service that is just starting has not written it yet.
-        let options = url.parse().map_err(VerifyError::Connect)?;
-        return work(At::Running(Box::new(options))).await;
-    }
-    let stop = Signals::watch()?.stop;
-    with_database(config, &stop, async |database| {
-        tokio::select! {
-            worked = work(At::Own(database)) => worked,
-            () = stop.cancelled() => Err(ServeError::Stopped),
-        }
-    })
-    .await
-}
-
 /// Opens the database, works with it, and closes it, whatever happens between.
 async fn with_database(
     config: &Config,
@@ -259,6 +193,7 @@ pub struct Server {
     running: JoinHandle<io::Result<()>>,
     batching: Batching<PostgresStore>,
     streams: Streams,
+    ring: Option<KeyRing>,
     draining: CancellationToken,
     /// The sweeper, and the looks for what other replicas do, and for keys.
     chores: Vec<JoinHandle<()>>,
@@ -290,9 +225,11 @@ impl Server {
         let versions = batching.latest_versions().clone();
         let looking = batching::look_for_versions(Arc::clone(store), versions, timeout);
         let mut chores = vec![tokio::spawn(sweeping), tokio::spawn(looking)];
-        if let Access::Keys(guard) = &app.access {
-            chores.push(tokio::spawn(guard.ring.clone().keep()));
-        }
+        let ring = match &app.access {
+            Access::Keys(guard) => Some(guard.ring.clone()),
+            Access::Off => None,
+        };
+        chores.extend(ring.clone().map(|ring| tokio::spawn(ring.keep())));
         let app = Data::new(app);
         let exposure =
             Exposure { cors_origins: config.cors_origins.clone(), is_tls: certificate.is_some() };
@@ -325,11 +262,16 @@ impl Server {
         let http = server.handle();
         let running = tokio::spawn(server);
         log::info!(
-            "serving {scheme}://{address}; database: {}; default event: {} at /reservations",
+            "serving {scheme}://{address}; access control: {}; database: {}; default event: {} at \
+             /reservations",
+            match config.access_control {
+                AccessControl::Keys => "keys",
+                AccessControl::Off => "off, anybody may do everything",
+            },
             database.describe(),
             event.id,
         );
-        Ok(Self { address, http, running, batching, streams, draining, chores })
+        Ok(Self { address, http, running, batching, streams, ring, draining, chores })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -357,7 +299,13 @@ impl Server {
             Ok(Err(failure)) => log::error!("the HTTP server failed: {failure}"),
             Err(failure) => log::error!("the HTTP server failed: {failure}"),
         }
-        if timeout(Duration::from_secs(STOP_BATCHERS_MAX_S), self.batching.drain()).await.is_err() {
+        let settling = async {
+            self.batching.drain().await;
+            if let Some(ring) = &self.ring {
+                ring.close().await;
+            }
+        };
+        if timeout(Duration::from_secs(STOP_BATCHERS_MAX_S), settling).await.is_err() {
             log::error!("some commits were not settled in time; their callers were not answered");
         }
     }

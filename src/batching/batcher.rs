@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::settle::Settled;
+use super::taking::BATCH_ROWS_MAX;
 use super::turns::Turns;
 use super::{Mailbox, Queued, Rejection, Shared};
 use crate::domain::{
@@ -16,8 +17,6 @@ use crate::domain::{
 };
 use crate::store::{Batch, Committed, DatabaseClock, Snapshot, Store, Unavailable};
 
-/// More rows in one statement gain nothing: past 128, the work per row dominates.
-const BATCH_ROWS_MAX: usize = 512;
 /// Each has a row at least.
 const BATCH_COMMANDS_MAX: usize = BATCH_ROWS_MAX;
 /// Attempts at a batch before its commands are answered 409, if its time lasts so long. A batcher
@@ -29,29 +28,27 @@ const LOSSES_BEFORE_FENCE: usize = 2;
 /// Spread of the pause after a lost race, per loss, up to so many losses.
 const BACKOFF_STEP: Duration = Duration::from_millis(2);
 const BACKOFF_STEPS_MAX: usize = 4;
-/// An idle batcher costs a task and its memory of the event.
-const IDLE_MAX: Duration = Duration::from_secs(10);
 
 pub(super) struct Batcher<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) event_id: EventId,
-    mailbox: Arc<Mailbox>,
+    pub(super) mailbox: Arc<Mailbox>,
     /// Deferred by an earlier batch: first in line for the next, but not for all of it.
-    deferred: Turns<Queued>,
+    pub(super) deferred: Turns<Queued>,
     /// From a batch that the database refused: its parts, one after the other, before all else.
-    split: VecDeque<Queued>,
+    pub(super) split: VecDeque<Queued>,
     /// By when the first of all others has to be answered.
-    left_by: Option<Instant>,
+    pub(super) left_by: Option<Instant>,
     /// The commands of the batch that is being decided and committed.
-    in_hand: Vec<Queued>,
+    pub(super) in_hand: Vec<Queued>,
     /// The base version of the batch in hand, once it may have been sent.
     sent_from: Option<i64>,
     /// The event after the last commit. Good enough to accept on, never to refuse on.
     remembered: Option<Remembered>,
     /// Commands to take at once. Halved to find a row that the database refuses.
-    limit: usize,
+    pub(super) limit: usize,
     /// There is no such event: nothing to keep a mailbox for.
-    event_missing: bool,
+    pub(super) event_missing: bool,
 }
 
 struct Remembered {
@@ -79,43 +76,6 @@ impl Remembered {
     fn knows(&self, command: &Command) -> bool {
         let limited = command.limited_partner(&self.event);
         limited.is_none_or(|partner_id| self.named.usage.contains_key(partner_id))
-    }
-}
-
-/// A batch that is being taken in hand.
-struct Filling<'a> {
-    in_hand: &'a mut Vec<Queued>,
-    rows: usize,
-    now: Instant,
-    /// What is past its time.
-    late: Vec<Queued>,
-}
-
-impl Filling<'_> {
-    /// Moves commands into the batch until it has so many.
-    fn take_from(&mut self, turns: &mut Turns<Queued>, limit: usize) {
-        while self.in_hand.len() < limit
-            && let Some(queued) = turns.pop()
-        {
-            if let Some(queued) = self.add(queued) {
-                turns.push_front(queued);
-                return;
-            }
-        }
-    }
-
-    /// Gives back what does not fit any more: what is asked for as a whole is never split.
-    fn add(&mut self, queued: Queued) -> Option<Queued> {
-        let more = queued.command.rows();
-        if queued.send_by < self.now {
-            self.late.push(queued);
-        } else if self.rows > 0 && self.rows + more > BATCH_ROWS_MAX {
-            return Some(queued);
-        } else {
-            self.rows += more;
-            self.in_hand.push(queued);
-        }
-        None
     }
 }
 
@@ -167,64 +127,6 @@ impl<S: Store> Batcher<S> {
             self.step().await;
             self.sent_from = None;
         }
-    }
-
-    /// Takes the next batch in hand; `false` when there is nothing more to do.
-    async fn take(&mut self) -> bool {
-        if self.split.is_empty() && self.deferred.is_empty() {
-            let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
-            match timeout(idle_max, self.mailbox.filled()).await {
-                Ok(true) => {}
-                Ok(false) => return false,
-                Err(_elapsed) => return !self.shared.retire(&self.event_id, &self.mailbox),
-            }
-        }
-        let (now, late) = (Instant::now(), Vec::new());
-        let mut filling = Filling { in_hand: &mut self.in_hand, rows: 0, now, late };
-        if self.split.is_empty() {
-            // Half for what was deferred, so that many who change one thing, which takes a batch
-            // each, leave room for everybody else; all of it where nobody else is there.
-            filling.take_from(&mut self.deferred, self.limit.div_ceil(2));
-            let (taken, late) = (filling.in_hand.len(), filling.late.len());
-            filling.take_from(&mut self.mailbox.waiting(), self.limit);
-            let new = filling.in_hand[taken..].iter().chain(&filling.late[late..]);
-            new.for_each(|queued| self.shared.taken(queued));
-            filling.take_from(&mut self.deferred, self.limit);
-        } else {
-            while filling.in_hand.len() < self.limit
-                && let Some(queued) = self.split.pop_front()
-            {
-                if let Some(queued) = filling.add(queued) {
-                    self.split.push_front(queued);
-                    break;
-                }
-            }
-        }
-        let mut late = filling.late;
-        self.left_by = self.look_at_what_is_left(now, &mut late);
-        for queued in late {
-            queued.answer(Err(Rejection::Overloaded));
-        }
-        self.shared.metrics.batch_commands.observe(self.in_hand.len() as f64);
-        true
-    }
-
-    /// By when the first of what was left behind has to be answered: the batch in hand may have come
-    /// after it, and must not outlast it. What is late is taken out first, so that there is half of a
-    /// request's time at least.
-    fn look_at_what_is_left(&mut self, now: Instant, late: &mut Vec<Queued>) -> Option<Instant> {
-        let is_late = |queued: &Queued| queued.send_by < now;
-        let mut waiting = self.mailbox.waiting();
-        if !waiting.is_empty() {
-            let new = waiting.take_late(is_late);
-            new.iter().for_each(|queued| self.shared.taken(queued));
-            late.extend(new);
-        }
-        if !self.deferred.is_empty() {
-            late.extend(self.deferred.take_late(is_late));
-        }
-        let left = waiting.firsts().chain(self.deferred.firsts()).chain(&self.split);
-        left.map(|queued| queued.answer_by).min()
     }
 
     /// Brings the batch in hand to its end, through as many lost races as it takes.

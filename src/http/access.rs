@@ -162,7 +162,7 @@ macro_rules! callers {
                     Some(scope) if [$(Word::$scope),+].contains(&Word::of(scope)) => {
                         Ok(Self(identity))
                     }
-                    Some(scope) => Err(forbidden(scope)),
+                    Some(scope) => Err(forbidden(scope, &[$(Word::$scope.as_str()),+])),
                 })
             }
         }
@@ -194,6 +194,14 @@ impl Word {
             Scope::Partner(_) => Self::Partner,
             Scope::Read => Self::Read,
             Scope::Operator => Self::Operator,
+        }
+    }
+
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Partner => Scope::WORDS[0],
+            Self::Read => Scope::WORDS[1],
+            Self::Operator => Scope::WORDS[2],
         }
     }
 }
@@ -254,7 +262,8 @@ fn bearer(request: &HttpRequest) -> Option<&str> {
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_ascii())
 }
 
-fn forbidden(scope: &Scope) -> Problem {
-    let detail = format!("A key with the scope {} may not do this", scope.as_str());
+fn forbidden(scope: &Scope, allowed: &[&str]) -> Problem {
+    let allowed = allowed.join(" or ");
+    let detail = format!("This takes a key with the scope {allowed}, and not {}", scope.as_str());
     Problem::turned_away(Code::Forbidden, detail, TurnedAway::Scope)
 }

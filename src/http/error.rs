@@ -98,7 +98,10 @@ impl Problem {
 
     fn partner_limit(limit: &'static str, used: i64, max: i64) -> Self {
         let what = if limit == "openHolds" { "open holds" } else { "seats" };
-        let detail = format!("The partner has {used} of at most {max} {what} of this event");
+        let detail = format!(
+            "This would be more than the {max} {what} that a partner may have of this event; it has \
+             {used}"
+        );
         let mut problem = Self::new(Code::PartnerLimitExceeded, detail);
         problem.more.limit = Some(Limit { limit, used, max });
         problem

@@ -7,6 +7,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, rt};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::access::{Access, Operator};
@@ -198,6 +199,9 @@ pub async fn make_key(
         Problem::wrong("partnerId", "must be there with the scope partner, and only with it")
     })?;
     let (expires_at, made_by) = (wanted.expires_at.given().flatten(), operator.key_id().cloned());
+    if expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc()) {
+        return Err(Problem::wrong("expiresAt", "must be still to come"));
+    }
     let made = new_key(wanted.name.must(), scope, expires_at, made_by);
     let (new, text) = made.map_err(|failure| {
         log::error!("no random numbers: {failure}");
@@ -251,8 +255,8 @@ pub async fn list_keys(
 
 /// Revoke a key
 ///
-/// For ever. It stops working on this server at once, and on all others within seconds; streams that
-/// were opened with it end. Revoking it again changes nothing, and is no error.
+/// For ever. It stops working on this server at once, and on all others within about a second;
+/// streams that were opened with it end. Revoking it again changes nothing, and is no error.
 #[utoipa::path(
     tag = "keys",
     params(("keyId" = String, Path, pattern = "^[0-9a-f]{16}$", example = "0123456789abcdef")),

@@ -55,8 +55,10 @@ impl Rates {
             Ok(state) => Ok(self.allowance(state.remaining_burst_capacity())),
             Err(until) => {
                 let wait = until.wait_time_from(self.clock.now());
-                let detail =
-                    format!("More than {} requests in a second; nothing happened", self.per_second);
+                let detail = format!(
+                    "More than {} requests in a second, after {} at once; nothing happened",
+                    self.per_second, self.burst
+                );
                 let mut problem =
                     Problem::turned_away(Code::RateLimited, detail, TurnedAway::TooOften)
                         // To the millisecond, and never "now".

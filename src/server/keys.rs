@@ -1,4 +1,4 @@
-//! Keys at the command line: for the first operator, and for who has lost his.
+//! Keys at the command line: for the first operator, and for who has lost theirs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{At, ServeError, beside};
+use super::ServeError;
+use super::commands::{At, beside, must_exist};
 use crate::access::new_key;
 use crate::config::Config;
 use crate::domain::{Key, KeyId, KeyName, Scope, Timestamp};
@@ -16,44 +17,50 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys that are read at once.
 const PAGE: i64 = 500;
 
-/// Makes a key, and returns it with its text.
+/// Makes a key, and returns it with its text, and where it is.
 pub async fn make(
     config: &Config,
     name: KeyName,
     scope: Scope,
     expires_at: Option<Timestamp>,
-) -> Result<(Key, String), ServeError> {
+) -> Result<(Key, String, String), ServeError> {
     let (new, text) = new_key(name, scope, expires_at, None).map_err(ServeError::Random)?;
     let mut made = None;
-    with_store(config, async |store| {
+    let mut place = String::new();
+    with_store(config, async |store, at| {
         let key = store.make_key(&new, Instant::now() + TIMEOUT).await;
         made = Some(key.map_err(ServeError::Keys)?);
+        place = at.describe();
         Ok(())
     })
     .await?;
-    Ok((made.expect("it was made"), text))
+    Ok((made.expect("it was made"), text, place))
 }
 
-/// Shows every key.
-pub async fn list(config: &Config, mut show: impl FnMut(&Key)) -> Result<(), ServeError> {
-    with_store(config, async |store| {
+/// All keys.
+pub async fn list(config: &Config) -> Result<Vec<Key>, ServeError> {
+    must_exist(config)?;
+    let mut all = Vec::new();
+    with_store(config, async |store, _| {
         let mut after = String::new();
         loop {
             let page = store.keys_after(&after, PAGE, Instant::now() + TIMEOUT).await;
             let page = page.map_err(ServeError::Keys)?;
-            page.iter().for_each(&mut show);
             match page.last() {
                 Some(last) => after = last.id.to_string(),
                 None => return Ok(()),
             }
+            all.extend(page);
         }
     })
-    .await
+    .await?;
+    Ok(all)
 }
 
 /// Revokes a key.
 pub async fn revoke(config: &Config, id: KeyId) -> Result<(), ServeError> {
-    with_store(config, async |store| {
+    must_exist(config)?;
+    with_store(config, async |store, _| {
         let found = store.revoke_key(&id, None, Instant::now() + TIMEOUT).await;
         if found.map_err(ServeError::Keys)? { Ok(()) } else { Err(ServeError::NoSuchKey { id }) }
     })
@@ -63,7 +70,7 @@ pub async fn revoke(config: &Config, id: KeyId) -> Result<(), ServeError> {
 /// On a schema that is up to date: a key may be the first thing that is made.
 async fn with_store(
     config: &Config,
-    work: impl AsyncFnOnce(Arc<PostgresStore>) -> Result<(), ServeError>,
+    work: impl AsyncFnOnce(Arc<PostgresStore>, &At<'_>) -> Result<(), ServeError>,
 ) -> Result<(), ServeError> {
     beside(config, async |at| {
         if let At::Own(database) = &at
@@ -73,7 +80,8 @@ async fn with_store(
         }
         let limits = ConnectionLimits { writes: 1, reads: 1 };
         let options = at.options().clone();
-        work(Arc::new(PostgresStore::new(options, limits, TIMEOUT, Handle::current()))).await
+        let store = PostgresStore::new(options, limits, TIMEOUT, Handle::current());
+        work(Arc::new(store), &at).await
     })
     .await
 }

@@ -18,11 +18,13 @@ use crate::config::TlsFiles;
 
 #[derive(Debug, Error)]
 pub enum TlsError {
+    #[error("{} cannot be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
     #[error("{} is no certificate in PEM", path.display())]
     Certificate { path: PathBuf, source: pem::Error },
     #[error("{} has no certificate in it", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("{} is no private key in PEM", path.display())]
+    #[error("{} is no private key in PEM, or it has a passphrase", path.display())]
     Key { path: PathBuf, source: pem::Error },
     #[error("the certificate and the key do not belong together")]
     Pair(#[source] rustls::Error),
@@ -85,8 +87,10 @@ impl Certificate {
 fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     let TlsFiles { certificate, key } = files;
     let chain = certificates(certificate)?;
-    let private_key = PrivateKeyDer::from_pem_file(key)
-        .map_err(|source| TlsError::Key { path: key.clone(), source })?;
+    let private_key = PrivateKeyDer::from_pem_file(key).map_err(|source| match source {
+        pem::Error::Io(source) => TlsError::Read { path: key.clone(), source },
+        source => TlsError::Key { path: key.clone(), source },
+    })?;
     // Fails where they are not a pair.
     CertifiedKey::from_der(chain, private_key, &default_provider()).map_err(TlsError::Pair)
 }
@@ -94,7 +98,9 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let path = path.to_owned();
     let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect);
-    let chain: Vec<_> =
-        read.map_err(|source| TlsError::Certificate { path: path.clone(), source })?;
+    let chain: Vec<_> = read.map_err(|source| match source {
+        pem::Error::Io(source) => TlsError::Read { path: path.clone(), source },
+        source => TlsError::Certificate { path: path.clone(), source },
+    })?;
     if chain.is_empty() { Err(TlsError::NoCertificate { path }) } else { Ok(chain) }
 }

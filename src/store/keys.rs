@@ -191,7 +191,8 @@ pub(super) async fn mark_used(
     let ids: Vec<&str> = ids.iter().map(KeyId::as_str).collect();
     sqlx::query!(
         "-- mark_used
-        update keys set last_used_at = clock_timestamp() where id = any ($1::text[])",
+        update keys set last_used_at = clock_timestamp()
+         where id = any ($1::text[]) and revoked_at is null",
         &ids as &[&str],
     )
     .execute(connection)

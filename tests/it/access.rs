@@ -368,6 +368,7 @@ async fn keys_are_made_listed_and_revoked() {
             json!({"name": " ", "scope": "read"}),
             json!({"name": "x", "scope": "god"}),
             json!({"name": "x", "scope": "read", "expiresAt": "tomorrow"}),
+            json!({"name": "x", "scope": "read", "expiresAt": "2020-01-01T00:00:00Z"}),
             json!({"name": "x", "scope": "read", "secret": "1"}),
         ] {
             let answer = app.send_as(&operator, Method::POST, "/keys", wrong.clone()).await;
@@ -562,6 +563,52 @@ async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
         assert_eq!(refused.header("ratelimit"), Some("\"requests\";r=0;t=5"));
         assert_eq!(ask(&theirs).await.status, 200);
         assert_eq!(app.get("/health").await.header("ratelimit"), None);
+    })
+    .await;
+}
+
+/// For a booking, nobody has to know how many holds there are. That is not to be taken for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_does_not_make_holds_forgotten() {
+    let settings = [&KEYS[..], &[("PARTNER_HOLDS_MAX", "2")]].concat();
+    with_settings(&settings, async |app| {
+        let (_, ours) = app.key(Scope::Partner(partner("abc-corp"))).await;
+        let post = async |body| app.send_as(&ours, Method::POST, "/reservations", body).await;
+        let hold = || json!({"seats": 1, "holdSeconds": 600});
+        for _ in 0..2 {
+            post(hold()).await.made();
+        }
+        // It is refused on a fresh read, which is remembered.
+        let authorization = format!("Bearer {ours}");
+        let headers = [("authorization", authorization.as_str()), ("if-match", "\"0\"")];
+        let stale = json!({"seats": 1}).to_string();
+        let stale = app.send(Method::POST, "/reservations", &headers, Some(stale)).await;
+        stale.problem(412, "precondition_failed");
+        post(hold()).await.problem(409, "partner_limit_exceeded");
+        post(json!({"seats": 1})).await.made();
+        post(hold()).await.problem(409, "partner_limit_exceeded");
+    })
+    .await;
+}
+
+/// One that this version cannot read is not taken, and all others are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_read_locks_out_nobody_else() {
+    with_settings(&KEYS, async |app| {
+        let (id, odd) = app.key(Scope::Read).await;
+        let (_, read) = app.key(Scope::Read).await;
+        let ask =
+            async |key: &str| app.send_as(key, Method::GET, "/reservations", Value::Null).await;
+        app.database
+            .execute(format!(
+                "update keys set name = e'two\\nlines', changed_at = clock_timestamp()
+                  where id = '{id}'"
+            ))
+            .await;
+        ask(&odd).await.problem(401, "unauthenticated");
+        assert_eq!(ask(&read).await.status, 200);
+        let (_, new) = app.key(Scope::Read).await;
+        assert_eq!(ask(&new).await.status, 200);
     })
     .await;
 }

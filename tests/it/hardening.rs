@@ -90,6 +90,7 @@ async fn pages_of_others_may_call_if_they_are_named() {
         for origin in ["https://evil.example", "https://shop.example.evil.example", "null"] {
             let refused = ask(origin).await;
             assert_eq!(refused.header("access-control-allow-origin"), None, "{refused:?}");
+            refused.problem(400, "validation_failed");
         }
         // A refusal can be read, too.
         let sold_out = json!({"partnerId": "abc-corp", "seats": 99}).to_string();
@@ -301,4 +302,17 @@ async fn what_is_too_large_is_turned_away() {
         app.reserve(1).await.made();
     })
     .await;
+}
+
+/// A renewal hook, or a terminal that is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_ends_nothing() {
+    let database = TestDatabase::create_empty().await;
+    let service = Binary::serve(&[("DATABASE_URL", database.url.as_str())]).await;
+    for _ in 0..3 {
+        service.signal(Signal::SIGHUP);
+        let answer = reqwest::get(format!("{}/health", service.base)).await.expect("it lives");
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(service.stop().await.0, Some(0));
 }

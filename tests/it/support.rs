@@ -154,7 +154,7 @@ impl TestApp {
     pub async fn key(&self, scope: Scope) -> (KeyId, String) {
         let name = KeyName::parse("a test").expect("a name");
         let made = keys::make(&config(&self.database, &[]), name, scope, None).await;
-        let (key, text) = made.expect("a key is made");
+        let (key, text, _) = made.expect("a key is made");
         (key.id, text)
     }
 

@@ -176,7 +176,7 @@ impl Code {
             Self::PartnerLimitExceeded => (
                 "partner_limit_exceeded",
                 409,
-                "The partner has as much as it may have",
+                "More than a partner may have",
                 "`limit` says of what: `maxSeatsPerPartner` counts the seats that the partner holds \
                  and has booked of this event, `openHolds` its holds. `limitUsed` is what it has, \
                  `limitMax` what it may have. A smaller request may succeed, or this one once \
@@ -251,7 +251,7 @@ impl Code {
                 "rate_limited",
                 429,
                 "Too many requests",
-                "More requests came with this partner's keys than it may send; `RateLimit` says on \
+                "More requests came with the keys of a partner, or with another key, than may; `RateLimit` says on \
                  every answer how many are left, and `RateLimit-Policy` how many there are. Nothing \
                  happened; send the request again after `Retry-After`.",
             ),

@@ -102,7 +102,7 @@ fn run() -> Run {
     ];
     versions[4].event = Some(EventChange { total: Some(4), sales: None });
     Run {
-        start: Start { seats: 6, sales_end: None, limits: None },
+        start: Start { seats: 6, sales_end: None, limits: Some(Has { seats: 4, holds: 1 }) },
         calls: calls.into_iter().enumerate().map(call).collect(),
         versions,
         found: Final {
@@ -265,9 +265,29 @@ const LIES_OF_EVENTS: &[Lie] = &[
     }),
 ];
 
+const LIES_OF_LIMITS: &[Lie] = &[
+    ("a partner has more seats than it may", |run| {
+        run.start.limits = Some(Has { seats: 3, holds: 1 });
+    }),
+    ("a partner has more holds than it may", |run| {
+        run.start.limits = Some(Has { seats: 4, holds: 0 });
+    }),
+    ("a partner is said to have more than it has", |run| {
+        told(run, TOO_MANY, Answer::TooManySeats { used: 2 });
+    }),
+    ("too many holds, and none was asked for", |run| {
+        told(run, TOO_MANY, Answer::TooManyHolds { used: 1 });
+    }),
+    ("limited, where nobody is", |run| {
+        told(run, TOO_MANY, Answer::TooManySeats { used: 1 });
+        run.start.limits = None;
+    }),
+];
+
 #[test]
 fn sees_each_broken_promise() {
-    for (lie, tell) in [LIES_OF_BOOKINGS, LIES_OF_HOLDS, LIES_OF_EVENTS].concat() {
+    let lies = [LIES_OF_BOOKINGS, LIES_OF_HOLDS, LIES_OF_EVENTS, LIES_OF_LIMITS].concat();
+    for (lie, tell) in lies {
         let mut run = run();
         tell(&mut run);
         assert!(!wrong(&run).is_empty(), "not seen: {lie}");

@@ -18,6 +18,7 @@ const EVENT: &str = "src/domain/decide/event.rs";
 const DECISION: &str = "src/domain/decision.rs";
 const RESERVATION: &str = "src/domain/reservation.rs";
 const BATCHER: &str = "src/batching/batcher.rs";
+const TAKING: &str = "src/batching/taking.rs";
 const SETTLE: &str = "src/batching/settle.rs";
 const BATCHING: &str = "src/batching.rs";
 const COMMIT: &str = "src/store/commit.rs";
@@ -137,7 +138,7 @@ const RULES: &[Rule] = &[
     ),
     rule(
         "what is past its time is sent",
-        &[(BATCHER, "if queued.send_by < self.now {", "if queued.answer_by < queued.send_by {")],
+        &[(TAKING, "if queued.send_by < self.now {", "if queued.answer_by < queued.send_by {")],
     ),
     rule(
         "a bad row fails the batch for everyone",
@@ -154,7 +155,7 @@ const RULES: &[Rule] = &[
     rule(
         "what is deferred goes behind the others",
         &[(
-            BATCHER,
+            TAKING,
             "            filling.take_from(&mut self.deferred, self.limit.div_ceil(2));\n",
             "",
         )],
@@ -162,7 +163,7 @@ const RULES: &[Rule] = &[
     rule(
         "what is deferred fills the whole batch",
         &[(
-            BATCHER,
+            TAKING,
             "filling.take_from(&mut self.deferred, self.limit.div_ceil(2));",
             "filling.take_from(&mut self.deferred, self.limit);",
         )],
@@ -260,7 +261,7 @@ const RULES: &[Rule] = &[
     rule(
         "a client that hangs up takes its command along",
         &[(
-            BATCHER,
+            TAKING,
             "        if queued.send_by < self.now {",
             "        if queued.reply.is_closed() {\n            return None;\n        }\n        \
              if queued.send_by < self.now {",

@@ -1,7 +1,7 @@
 //! The rules about who asks, how much one may have, and whose turn it is.
 
 use super::{
-    ALTER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, NAMED, Rule, SNAPSHOT, TURNS, rule, sql,
+    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, NAMED, Rule, SNAPSHOT, TURNS, rule, sql,
 };
 
 pub const RULES: &[Rule] = &[
@@ -111,32 +111,32 @@ pub const RULES: &[Rule] = &[
         "all wait in one line",
         &[(
             TURNS,
-            "fn queue_of(&mut self, caller: Caller) -> &mut Queue<T> {\n",
-            "fn queue_of(&mut self, _caller: Caller) -> &mut Queue<T> {\n        let caller = Caller::Anybody;\n",
+            "        let caller = item.command().caller().clone();\n        if !self.queues",
+            "        let caller = Caller::Anybody;\n        if !self.queues",
         )],
     ),
     rule(
         "a list costs one turn",
         &[(
             TURNS,
-            "queue.owed = item.command().rows().saturating_sub(1);",
-            "queue.owed = item.command().rows().saturating_sub(1).min(0);",
+            "let rows = item.command().rows() as u64;",
+            "let rows = item.command().rows().min(1) as u64;",
         )],
     ),
     rule(
         "a full mailbox turns away who comes last",
-        &[(
-            TURNS,
-            "if own * self.queues.len() > self.len {",
-            "if own * self.queues.len() < usize::MAX {",
-        )],
+        &[(TURNS, "if self.longest <= own {", "if self.longest <= own || own > 0 {")],
     ),
     rule(
         "who is put back goes to the end of the line",
         &[(
             TURNS,
-            "        self.order.push_front(caller);",
-            "        self.order.push_back(caller);",
+            "let place = Place { turn: self.now, rank: self.first_rank };",
+            "let place = Place { turn: self.now + 1_000, rank: self.first_rank };",
         )],
+    ),
+    rule(
+        "a batch outlasts what it left behind",
+        &[(BATCHER, "|left_by| until.min(left_by)", "|left_by| until.max(left_by).min(until)")],
     ),
 ];

@@ -1,0 +1,112 @@
+//! What goes into the next batch: what waits, in turns, as much as there is room for.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::batcher::Batcher;
+use super::turns::Turns;
+use super::{Queued, Rejection};
+use crate::store::Store;
+
+/// More rows in one statement gain nothing: past 128, the work per row dominates.
+pub(super) const BATCH_ROWS_MAX: usize = 512;
+/// An idle batcher costs a task and its memory of the event.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+impl<S: Store> Batcher<S> {
+    /// Takes the next batch in hand; `false` when there is nothing more to do.
+    pub(super) async fn take(&mut self) -> bool {
+        if self.split.is_empty() && self.deferred.is_empty() {
+            let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
+            match timeout(idle_max, self.mailbox.filled()).await {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(_elapsed) => return !self.shared.retire(&self.event_id, &self.mailbox),
+            }
+        }
+        let (now, late) = (Instant::now(), Vec::new());
+        let mut filling = Filling { in_hand: &mut self.in_hand, rows: 0, now, late };
+        if self.split.is_empty() {
+            // Half for what was deferred, so that many who change one thing, which takes a batch
+            // each, leave room for everybody else; all of it where nobody else is there.
+            filling.take_from(&mut self.deferred, self.limit.div_ceil(2));
+            let (taken, late) = (filling.in_hand.len(), filling.late.len());
+            filling.take_from(&mut self.mailbox.waiting(), self.limit);
+            let new = filling.in_hand[taken..].iter().chain(&filling.late[late..]);
+            new.for_each(|queued| self.shared.taken(queued));
+            filling.take_from(&mut self.deferred, self.limit);
+        } else {
+            while filling.in_hand.len() < self.limit
+                && let Some(queued) = self.split.pop_front()
+            {
+                if let Some(queued) = filling.add(queued) {
+                    self.split.push_front(queued);
+                    break;
+                }
+            }
+        }
+        let mut late = filling.late;
+        self.left_by = self.look_at_what_is_left(now, &mut late);
+        for queued in late {
+            queued.answer(Err(Rejection::Overloaded));
+        }
+        self.shared.metrics.batch_commands.observe(self.in_hand.len() as f64);
+        true
+    }
+
+    /// By when the first of what was left behind has to be answered: the batch in hand may have come
+    /// after it, and must not outlast it. What is late is taken out first, so that there is half of a
+    /// request's time at least.
+    fn look_at_what_is_left(&mut self, now: Instant, late: &mut Vec<Queued>) -> Option<Instant> {
+        let is_late = |queued: &Queued| queued.send_by < now;
+        let mut waiting = self.mailbox.waiting();
+        if !waiting.is_empty() {
+            let new = waiting.take_late(is_late);
+            new.iter().for_each(|queued| self.shared.taken(queued));
+            late.extend(new);
+        }
+        if !self.deferred.is_empty() {
+            late.extend(self.deferred.take_late(is_late));
+        }
+        let left = waiting.firsts().chain(self.deferred.firsts()).chain(&self.split);
+        left.map(|queued| queued.answer_by).min()
+    }
+}
+
+/// A batch that is being taken in hand.
+struct Filling<'a> {
+    in_hand: &'a mut Vec<Queued>,
+    rows: usize,
+    now: Instant,
+    /// What is past its time.
+    late: Vec<Queued>,
+}
+
+impl Filling<'_> {
+    /// Moves commands into the batch until it has so many.
+    fn take_from(&mut self, turns: &mut Turns<Queued>, limit: usize) {
+        while self.in_hand.len() < limit
+            && let Some(queued) = turns.pop()
+        {
+            if let Some(queued) = self.add(queued) {
+                turns.push_front(queued);
+                return;
+            }
+        }
+    }
+
+    /// Gives back what does not fit any more: what is asked for as a whole is never split.
+    fn add(&mut self, queued: Queued) -> Option<Queued> {
+        let more = queued.command.rows();
+        if queued.send_by < self.now {
+            self.late.push(queued);
+        } else if self.rows > 0 && self.rows + more > BATCH_ROWS_MAX {
+            return Some(queued);
+        } else {
+            self.rows += more;
+            self.in_hand.push(queued);
+        }
+        None
+    }
+}

@@ -1,0 +1,90 @@
+//! Commands that serve nothing: on a database of their own, or beside a service that runs.
+
+use sqlx::postgres::PgConnectOptions;
+
+use super::{OpenDatabase, ServeError, Signals, with_database};
+use crate::config::{Config, Database};
+use crate::postgres;
+use crate::verify::{self, Report, VerifyError};
+
+/// Brings the schema up to date, and nothing else.
+pub async fn migrate(config: &Config) -> Result<(), ServeError> {
+    let stop = Signals::watch()?.stop;
+    with_database(config, &stop, async |database| {
+        tokio::select! {
+            migrated = database.migrate() => migrated,
+            () = stop.cancelled() => Err(ServeError::Stopped),
+        }
+    })
+    .await
+}
+
+/// Checks the data, and tells each problem as it is found. Reads only; beside a service that runs,
+/// in its private PostgreSQL, too.
+pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, ServeError> {
+    must_exist(config)?;
+    let mut report = Report::default();
+    beside(config, async |at| {
+        report = verify::verify(at.options(), tell).await?;
+        Ok(())
+    })
+    .await?;
+    Ok(report)
+}
+
+/// Refuses to look into a database that would have to be made first.
+pub(super) fn must_exist(config: &Config) -> Result<(), ServeError> {
+    match &config.database {
+        Database::Private { data_dir, .. } if !postgres::is_made(data_dir) => {
+            Err(ServeError::NoDatabase { data_dir: data_dir.clone() })
+        }
+        Database::Private { .. } | Database::Given(_) => Ok(()),
+    }
+}
+
+/// The database of a command: its own, or that of a service which runs already.
+pub(super) enum At<'a> {
+    Own(&'a OpenDatabase),
+    Running(Box<PgConnectOptions>),
+}
+
+impl At<'_> {
+    pub fn options(&self) -> &PgConnectOptions {
+        match self {
+            Self::Own(database) => &database.options,
+            Self::Running(options) => options,
+        }
+    }
+
+    /// For people, without the password.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Own(database) => database.describe(),
+            Self::Running(_) => "the database of the service that runs".into(),
+        }
+    }
+}
+
+/// Works with the database until it is done, or told to stop; beside a service that runs, in its
+/// private PostgreSQL, too.
+pub(super) async fn beside(
+    config: &Config,
+    work: impl AsyncFnOnce(At<'_>) -> Result<(), ServeError>,
+) -> Result<(), ServeError> {
+    if let Database::Private { data_dir, .. } = &config.database
+        && postgres::is_made(data_dir)
+        && let Some(url) = postgres::url_in_use(data_dir)?
+    {
+        // A service that is just starting has not written it yet.
+        let options = url.parse().map_err(VerifyError::Connect)?;
+        return work(At::Running(Box::new(options))).await;
+    }
+    let stop = Signals::watch()?.stop;
+    with_database(config, &stop, async |database| {
+        tokio::select! {
+            worked = work(At::Own(database)) => worked,
+            () = stop.cancelled() => Err(ServeError::Stopped),
+        }
+    })
+    .await
+}

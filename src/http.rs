@@ -278,7 +278,10 @@ async fn finish(
         status = answered.status().as_u16(), durationMs = took.as_micros() as f64 / 1000.0, outcome;
         "{method} {}", answered.request().path(),
     );
-    if let Some(body) = body {
+    if let Some(mut body) = body {
+        if !body.has_ended() {
+            body.skim().await;
+        }
         answered = body.keep_for(answered);
     }
     let allowance = answered.request().extensions().get::<Allowance>().copied();

@@ -1,7 +1,7 @@
 //! Where the service should get, as ratios within one run.
 
 use crate::results::{Results, Sample, Spread};
-use crate::scenes::access::{ALONE, LIMITED, OFF, ON, TURNS};
+use crate::scenes::access::{ALONE, LIMITED, LINE, OFF, ON, RATED, TURNS};
 use crate::scenes::{
     ALONE_64, ATOMIC, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH, IDLE, LAG_HERE, LAG_THERE,
     LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT, VERSION_CHECK, VERSION_RETRY,
@@ -129,7 +129,9 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
     let followed = results.ratio((9, FOLLOWED, 64), (9, NOT_FOLLOWED, 64), rate);
     let lag = |what| results.spread((9, what, 1), |sample| sample.latency.p99 as f64 / 1000.0);
     let access = |what| results.ratio((10, what, 64), (10, OFF, 64), rate);
-    let beside = |each: fn(&Sample) -> f64| results.ratio((10, TURNS, 16), (10, ALONE, 16), each);
+    let beside = |what, other, each: fn(&Sample) -> f64| {
+        results.ratio((10, what, 64), (10, other, 64), each)
+    };
     let beside_idle = results.ratio((8, BUSY_64, 64), (8, ALONE_64, 64), p99);
     vec![
         Target::more("two replicas on one event against one, 64", 0.9, 1.2, two_against_one(64)),
@@ -155,8 +157,19 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
             "a small partner's bookings beside a flood, against alone",
             0.99,
             1.0,
-            beside(rate),
+            beside(RATED, ALONE, rate),
         ),
-        Target::less("the p99 of their latency, against alone", 10.0, 3.0, beside(p99)),
+        Target::less(
+            "the p99 of their latency, against alone",
+            10.0,
+            3.0,
+            beside(RATED, ALONE, p99),
+        ),
+        Target::less(
+            "the same with no limit on the rate: in turns, against one line",
+            1.0,
+            0.5,
+            beside(TURNS, LINE, p99),
+        ),
     ]
 }

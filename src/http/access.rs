@@ -3,6 +3,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::AUTHORIZATION;
@@ -10,12 +11,16 @@ use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
+use tokio::time::sleep;
 
 use super::App;
 use super::problem::{Code, Problem};
 use super::rates::Rates;
 use crate::access::{Denied, KeyRing};
 use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
+
+/// How long the answer to a request too many is held back.
+const HELD_BACK_MAX: Duration = Duration::from_millis(500);
 
 /// Whether callers need a key.
 pub enum Access {
@@ -221,7 +226,13 @@ fn identify<T: 'static>(
         return Either::Left(ready(Err(Problem::unauthenticated(TurnedAway::NoKey))));
     };
     if let Some(found) = guard.ring.recall(presented) {
-        return Either::Left(ready(guard.identified(request, found).and_then(admit)));
+        let identified = guard.identified(request, found).and_then(admit);
+        return match identified {
+            Err(problem) if problem.code == Code::RateLimited => {
+                Either::Right(hold_back(problem).boxed_local())
+            }
+            other => Either::Left(ready(other)),
+        };
     }
     let (ring, presented) = (guard.ring.clone(), presented.to_owned());
     let request = request.clone();
@@ -231,6 +242,13 @@ fn identify<T: 'static>(
         guard.identified(&request, found).and_then(admit)
     };
     Either::Right(finding.boxed_local())
+}
+
+/// A caller who does not wait before the next request is made to: otherwise, refusing a flood takes
+/// as much of the machine as serving it.
+async fn hold_back<T>(problem: Problem) -> Result<T, Problem> {
+    sleep(problem.more.retry_after.unwrap_or_default().min(HELD_BACK_MAX)).await;
+    Err(problem)
 }
 
 impl Guard {

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use actix_web::HttpMessage as _;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -15,7 +16,12 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::header;
 use actix_web::web::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
+use tokio::time::timeout;
+
+/// More is not read of a body that nobody wants.
+const SKIMMED_BYTES_MAX: usize = 8 * 1024;
+const SKIM_MAX: Duration = Duration::from_millis(20);
 
 /// A request's body, shared by who reads it and who keeps it.
 #[derive(Clone)]
@@ -42,9 +48,29 @@ impl KeptBody {
         Some(kept)
     }
 
+    /// Reads to its end what nobody wanted to read, if it is little and is there in a moment: then the
+    /// connection lives on, for callers that are refused before anybody looks at their body.
+    pub async fn skim(&mut self) {
+        let reading = async {
+            let mut left = SKIMMED_BYTES_MAX;
+            while let Some(Ok(chunk)) = self.next().await {
+                left = left.saturating_sub(chunk.len());
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // In time, or the connection ends with the answer.
+        let _ = timeout(SKIM_MAX, reading).await;
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().ended
+    }
+
     /// Keeps a body that was not read to its end until `response` is written.
     pub fn keep_for(self, response: ServiceResponse) -> ServiceResponse {
-        if self.0.borrow().ended {
+        if self.has_ended() {
             return response;
         }
         response.map_body(|_head, body| BoxBody::new(LastWord { body, _unread: self }))

@@ -244,6 +244,30 @@ async fn raw(app: &TestApp, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// Who is refused before anybody looks at his body can go on with the same connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_keeps_the_connection() {
+    with_settings(&[("ACCESS_CONTROL", "keys")], async |app| {
+        let address = app.base.strip_prefix("http://").expect("a URL");
+        let mut stream = TcpStream::connect(address).await.expect("it accepts");
+        let request = "POST /reservations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                       content-length: 11\r\n\r\n{\"seats\":1}";
+        let mut answers = String::new();
+        for number in 1..=3 {
+            stream.write_all(request.as_bytes()).await.expect("it reads");
+            let mut chunk = [0; 4096];
+            while answers.matches("\"code\":\"unauthenticated\"").count() < number {
+                let read = timeout(PATIENCE, stream.read(&mut chunk)).await.expect("in time");
+                let read = read.expect("it is open");
+                assert!(read > 0, "it was closed: {answers}");
+                answers += std::str::from_utf8(&chunk[..read]).expect("text");
+            }
+        }
+        assert!(!answers.to_lowercase().contains("connection: close"), "{answers}");
+    })
+    .await;
+}
+
 /// Where a proxy in front could see one request and the service another. Each is refused, the
 /// connection closed, and what follows is no request.
 #[tokio::test(flavor = "multi_thread")]

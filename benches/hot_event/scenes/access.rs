@@ -11,7 +11,7 @@ pub const OFF: &str = "one event, access control off";
 pub const ON: &str = "one event, 1,000 partners with keys";
 pub const LIMITED: &str = "the same, and the event limits what a partner may have";
 pub const ALONE: &str = "300 bookings a second of a small partner, alone";
-pub const TURNS: &str = "the same, beside a partner with 2,000 connections";
+pub const TURNS: &str = "the same, beside a partner with 6,000 connections";
 pub const LINE: &str = "the same, all in one line (access control off)";
 pub const RATED: &str = "the same, where the large one may send 1,000 a second (the default)";
 
@@ -21,10 +21,10 @@ const KEYS: (&str, &str) = ("ACCESS_CONTROL", "keys");
 const NO_RATE: [(&str, &str); 2] =
     [("PARTNER_REQUESTS_PER_S", "1000000"), ("PARTNER_REQUESTS_BURST", "1000000")];
 const SMALL_RATE: f64 = 300.0;
-const SMALL_CONNECTIONS: usize = 16;
-const FLOOD_CONNECTIONS: usize = 2_000;
+const SMALL_CONNECTIONS: usize = 64;
+const FLOOD_CONNECTIONS: usize = 6_000;
 /// To open its connections, and to fill the mailbox.
-const FLOOD_START: Duration = Duration::from_millis(700);
+const FLOOD_START: Duration = Duration::from_millis(1_500);
 
 impl Bench<'_> {
     pub fn access(&mut self) {

@@ -10,6 +10,7 @@
 //! writes nothing but through [`Store::commit`].
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -147,6 +148,30 @@ impl Mailbox {
             }
             self.changed.notified().await;
         }
+    }
+
+    /// Takes all that waits, if it is no more than so much: those who put more into it wait no longer
+    /// than that takes.
+    fn swap(&self, empty: &mut Turns<Queued>, commands_max: usize) -> bool {
+        let mut waiting = self.waiting();
+        let fits = waiting.len() <= commands_max;
+        if fits {
+            mem::swap(&mut *waiting, empty);
+        }
+        fits
+    }
+
+    /// Puts back what was taken too much, before all else.
+    fn put_back(&self, rest: &mut Turns<Queued>) {
+        if rest.is_empty() {
+            return;
+        }
+        let mut ordered = Vec::new();
+        while let Some(queued) = rest.pop() {
+            ordered.push(queued);
+        }
+        let mut waiting = self.waiting();
+        ordered.into_iter().rev().for_each(|queued| waiting.push_front(queued));
     }
 
     fn close(&self) {

@@ -65,6 +65,11 @@ pub enum Calls {
         zipf: Option<f64>,
         keyed: bool,
     },
+    /// Books this many reservations of a seat at once, with a key.
+    ReserveLists {
+        event: String,
+        size: usize,
+    },
     /// Books one seat, or, in this share of the calls, cancels what the connection booked before.
     ReserveAndCancel {
         event: String,
@@ -234,6 +239,7 @@ impl<'a> Generator<'a> {
             Calls::Reserve { events, zipf: Some(exponent), .. } => zipf(events.len(), *exponent),
             Calls::Reserve { zipf: None, .. }
             | Calls::Get { .. }
+            | Calls::ReserveLists { .. }
             | Calls::ReserveAndCancel { .. } => Vec::new(),
         };
         Ok(Self {
@@ -323,6 +329,21 @@ impl<'a> Generator<'a> {
                     .expect("memory takes it");
                 return;
             }
+            Calls::ReserveLists { event, size } => {
+                let items = vec![r#"{"seats":1}"#; *size].join(",");
+                let key = self.plan.keys.first().map_or("none", String::as_str);
+                // Without access control, somebody has to be named.
+                let body = format!(r#"{{"partnerId":"partner-001","items":[{items}]}}"#);
+                write!(
+                    request,
+                    "POST /events/{event}/reservations/batch HTTP/1.1\r\nhost: localhost\r\n\
+                     authorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+                     content-length: {}\r\n\r\n{body}",
+                    body.len(),
+                )
+                .expect("memory takes it");
+                return;
+            }
             Calls::ReserveAndCancel { event, cancelled } => {
                 if self.random.random_bool(*cancelled)
                     && let Some(path) = connection.made.pop()
@@ -410,7 +431,11 @@ impl<'a> Generator<'a> {
             }
             status => *tally.failed.entry(status).or_default() += 1,
         }
-        tally.booked += u64::from(answer.status == 201);
+        let size = match &self.plan.calls {
+            Calls::ReserveLists { size, .. } => *size as u64,
+            Calls::Get { .. } | Calls::Reserve { .. } | Calls::ReserveAndCancel { .. } => 1,
+        };
+        tally.booked += size * u64::from(answer.status == 201);
         tally.cancelled += u64::from(answer.status == 204);
         if let (Calls::ReserveAndCancel { .. }, Some(path)) = (&self.plan.calls, answer.location) {
             connection.made.push(path.to_owned());

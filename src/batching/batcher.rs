@@ -33,6 +33,8 @@ pub(super) struct Batcher<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) event_id: EventId,
     pub(super) mailbox: Arc<Mailbox>,
+    /// What was in the mailbox, while it is taken in hand; empty at all other times.
+    pub(super) swapped: Turns<Queued>,
     /// Deferred by an earlier batch: first in line for the next, but not for all of it.
     pub(super) deferred: Turns<Queued>,
     /// From a batch that the database refused: its parts, one after the other, before all else.
@@ -102,6 +104,7 @@ impl<S: Store> Batcher<S> {
             shared,
             event_id,
             mailbox,
+            swapped: Turns::new(),
             deferred: Turns::new(),
             split: VecDeque::new(),
             left_by: None,

@@ -32,7 +32,13 @@ impl<S: Store> Batcher<S> {
             // each, leave room for everybody else; all of it where nobody else is there.
             filling.take_from(&mut self.deferred, self.limit.div_ceil(2));
             let (taken, late) = (filling.in_hand.len(), filling.late.len());
-            filling.take_from(&mut self.mailbox.waiting(), self.limit);
+            if self.mailbox.swap(&mut self.swapped, self.limit - taken) {
+                filling.take_from(&mut self.swapped, self.limit);
+                // What has more rows than there is room for stays the next.
+                self.mailbox.put_back(&mut self.swapped);
+            } else {
+                filling.take_from(&mut self.mailbox.waiting(), self.limit);
+            }
             let new = filling.in_hand[taken..].iter().chain(&filling.late[late..]);
             new.for_each(|queued| self.shared.taken(queued));
             filling.take_from(&mut self.deferred, self.limit);

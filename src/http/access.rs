@@ -20,7 +20,7 @@ use crate::access::{Denied, KeyRing};
 use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
 
 /// How long the answer to a request too many is held back.
-const HELD_BACK_MAX: Duration = Duration::from_millis(500);
+const HELD_BACK: Duration = Duration::from_millis(500);
 
 /// Whether callers need a key.
 pub enum Access {
@@ -247,7 +247,7 @@ fn identify<T: 'static>(
 /// A caller who does not wait before the next request is made to: otherwise, refusing a flood takes
 /// as much of the machine as serving it.
 async fn hold_back<T>(problem: Problem) -> Result<T, Problem> {
-    sleep(problem.more.retry_after.unwrap_or_default().min(HELD_BACK_MAX)).await;
+    sleep(HELD_BACK).await;
     Err(problem)
 }
 

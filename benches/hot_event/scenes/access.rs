@@ -11,9 +11,10 @@ pub const OFF: &str = "one event, access control off";
 pub const ON: &str = "one event, 1,000 partners with keys";
 pub const LIMITED: &str = "the same, and the event limits what a partner may have";
 pub const ALONE: &str = "300 bookings a second of a small partner, alone";
-pub const TURNS: &str = "the same, beside a partner with 6,000 connections";
+pub const TURNS: &str = "the same, beside a partner who books lists of 100 on 300 connections";
 pub const LINE: &str = "the same, all in one line (access control off)";
-pub const RATED: &str = "the same, where the large one may send 1,000 a second (the default)";
+pub const RATED: &str =
+    "beside a partner with 2,000 connections, who may send 1,000 a second (the default)";
 
 const PARTNERS: usize = 1_000;
 const KEYS: (&str, &str) = ("ACCESS_CONTROL", "keys");
@@ -22,7 +23,9 @@ const NO_RATE: [(&str, &str); 2] =
     [("PARTNER_REQUESTS_PER_S", "1000000"), ("PARTNER_REQUESTS_BURST", "1000000")];
 const SMALL_RATE: f64 = 300.0;
 const SMALL_CONNECTIONS: usize = 64;
-const FLOOD_CONNECTIONS: usize = 6_000;
+const FLOOD_CONNECTIONS: usize = 2_000;
+const LIST_CONNECTIONS: usize = 300;
+const LIST: usize = 100;
 /// To open its connections, and to fill the mailbox.
 const FLOOD_START: Duration = Duration::from_millis(1_500);
 
@@ -42,10 +45,10 @@ impl Bench<'_> {
                 let plan = Plan { keys: partners.clone(), ..plan };
                 self.measure(10, what, &plan, Some((&on.database, &events, 0)));
             }
-            self.small(ALONE, &on, &partners, false);
-            self.small(TURNS, &on, &partners, true);
-            self.small(LINE, &off, &[], true);
-            self.small(RATED, &rated, &few, true);
+            self.small(ALONE, &on, &partners, None);
+            self.small(TURNS, &on, &partners, Some(LIST_CONNECTIONS));
+            self.small(LINE, &off, &[], Some(LIST_CONNECTIONS));
+            self.small(RATED, &rated, &few, Some(FLOOD_CONNECTIONS));
         }
         for stage in [&off, &on, &rated] {
             self.audit(10, &stage.database);
@@ -53,17 +56,24 @@ impl Bench<'_> {
     }
 
     /// Books for a small partner, at a fixed rate; beside a flood of another's, or alone.
-    fn small(&mut self, what: &str, stage: &Stage<'_>, keys: &[String], flooded: bool) {
+    fn small(&mut self, what: &str, stage: &Stage<'_>, keys: &[String], flood: Option<usize>) {
         let events = stage.database.events(1, SEATS);
         let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
         let key = |number: usize| keys.get(number).cloned().into_iter().collect::<Vec<_>>();
         let servers = [&stage.server];
         let plan = self.plan(&servers, SMALL_CONNECTIONS, calls.clone());
         let plan = Plan { keys: key(0), rate: Some(SMALL_RATE), ..plan };
-        let flood = Plan { keys: key(1), ..self.plan(&servers, FLOOD_CONNECTIONS, calls) };
         let time = FLOOD_START + plan.warm_up + plan.measured + FLOOD_START;
-        let flood = Plan { measured: time, warm_up: Duration::ZERO, ..flood };
-        let flood = flooded.then(|| lab::load(&flood).expect("a process can be started"));
+        let flooded = flood.is_some();
+        let flood = flood.map(|connections| {
+            let calls = match connections {
+                LIST_CONNECTIONS => Calls::ReserveLists { event: events[0].clone(), size: LIST },
+                _ => calls,
+            };
+            let flood = Plan { keys: key(1), ..self.plan(&servers, connections, calls) };
+            let flood = Plan { measured: time, warm_up: Duration::ZERO, ..flood };
+            lab::load(&flood).expect("a process can be started")
+        });
         if flooded {
             thread::sleep(FLOOD_START);
         }

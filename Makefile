@@ -29,10 +29,10 @@ mutants: set-up-tests ## Break each rule of the engine in turn, and see a test n
 schemathesis: set-up ## Try the API with what its OpenAPI document allows and forbids; needs Python
 	sh scripts/schemathesis --max-examples 1000
 
-bench: set-up ## Measure everything, and write it into docs/performance.md; 15 minutes
+bench: set-up ## Measure everything, and write it into docs/performance.md; 19 minutes
 	cargo bench --locked --bench hot_event -- --write
 
-bench-quick: set-up ## Measure the most important things, and only print them; 4 minutes
+bench-quick: set-up ## Measure the most important things, and only print them; 5 minutes
 	cargo bench --locked --bench hot_event -- --quick
 
 lint: set-up ## Clippy with warnings denied, and the licences and sources of all dependencies

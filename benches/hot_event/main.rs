@@ -24,7 +24,7 @@ mod targets;
 #[derive(Parser)]
 #[command(name = "hot_event", max_term_width = 100)]
 struct Arguments {
-    /// Less of everything, in about 4 minutes
+    /// Less of everything, in about 5 minutes
     #[arg(long)]
     quick: bool,
     /// The scenes to measure, from 1 to 10 [default: all; quick: 1,2,3,4,6,8,9,10]

@@ -15,6 +15,7 @@ mod fuzz;
 mod hardening;
 mod holds;
 mod hostile;
+mod limits;
 mod listing;
 mod model;
 mod openapi;

@@ -1,0 +1,125 @@
+//! What one partner may have, and how often it may ask.
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use ticketboss::domain::Scope;
+
+use crate::access::{Holders, KEYS};
+use crate::support::binary::Binary;
+use crate::support::{Answer, DEFAULT_EVENT, TestDatabase, partner, with_settings};
+
+/// Whichever replica is asked: the last one is granted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_grant_a_partner_no_more_than_it_may_have() {
+    const HOLDS_MAX: usize = 7;
+    const SEATS_MAX: usize = 20;
+    let settings = [&KEYS[..], &[("PARTNER_HOLDS_MAX", "7")]].concat();
+    let database = TestDatabase::create().await;
+    let environment = [&[("DATABASE_URL", database.url.as_str())][..], &settings].concat();
+    let other = Binary::serve(&environment).await;
+    crate::support::with_database(database, &settings, async |app| {
+        let Holders { ours, theirs, operator, .. } = Holders::of(app).await;
+        let event = json!({"eventId": "e", "name": "E", "totalSeats": 1000,
+            "maxSeatsPerPartner": SEATS_MAX});
+        let made = app.send_as(&operator, Method::POST, "/events", event).await;
+        assert_eq!(made.json()["maxSeatsPerPartner"], SEATS_MAX);
+        let client = Client::new();
+        let flood = async |event: &str, body: Value| {
+            let asked = (0..60).map(|number| {
+                let base = if number % 2 == 0 { &app.base } else { &other.base };
+                let request = client.post(format!("{base}/events/{event}/reservations"));
+                let request = request.bearer_auth(&ours).json(&body);
+                async { Answer::of(request.send().await.expect("an answer")).await }
+            });
+            futures_util::future::join_all(asked).await
+        };
+        let check = |answers: Vec<Answer>, granted: usize, limit: &str| {
+            let (made, refused): (Vec<_>, Vec<_>) =
+                answers.into_iter().partition(|answer| answer.status == 201);
+            assert_eq!(made.len(), granted);
+            for answer in refused {
+                let problem = answer.problem(409, "partner_limit_exceeded");
+                assert_eq!(problem["limit"], limit, "{problem}");
+                assert_eq!(problem["limitUsed"], granted, "{problem}");
+                assert_eq!(problem["limitMax"], granted, "{problem}");
+            }
+            made
+        };
+        check(flood("e", json!({"seats": 1})).await, SEATS_MAX, "maxSeatsPerPartner");
+        let hold = json!({"seats": 1, "holdSeconds": 600});
+        let held = flood(DEFAULT_EVENT, hold.clone()).await;
+        let held = check(held, HOLDS_MAX, "openHolds");
+        // What is over counts no more, nor does what is confirmed; and others are not concerned.
+        let first =
+            format!("/reservations/{}", held[0].json()["reservationId"].as_str().expect("an id"));
+        let confirm = format!("{first}/confirm");
+        assert_eq!(app.send_as(&ours, Method::POST, &confirm, Value::Null).await.status, 200);
+        let again = flood(DEFAULT_EVENT, hold.clone()).await;
+        assert_eq!(again.iter().filter(|answer| answer.status == 201).count(), 1);
+        app.end_holds().await;
+        check(flood(DEFAULT_EVENT, hold).await, HOLDS_MAX, "openHolds");
+        let path = "/events/e/reservations";
+        app.send_as(&theirs, Method::POST, path, json!({"seats": 10})).await.made();
+        let for_ours = json!({"seats": 1, "partnerId": "abc-corp"});
+        let answer = app.send_as(&operator, Method::POST, path, for_ours).await;
+        answer.problem(409, "partner_limit_exceeded");
+    })
+    .await;
+    assert_eq!(other.stop().await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
+    let settings = [KEYS[0], ("PARTNER_REQUESTS_PER_S", "1"), ("PARTNER_REQUESTS_BURST", "5")];
+    with_settings(&settings, async |app| {
+        let Holders { ours, theirs, .. } = Holders::of(app).await;
+        let second = app.key(Scope::Partner(partner("abc-corp"))).await.1;
+        let ask =
+            async |key: &str| app.send_as(key, Method::GET, "/reservations", Value::Null).await;
+        let first = ask(&ours).await;
+        assert_eq!(first.header("ratelimit-policy"), Some("\"requests\";q=5;w=5"));
+        assert_eq!(first.header("ratelimit"), Some("\"requests\";r=4;t=1"));
+        // All keys of a partner count together, whatever they are refused for.
+        for _ in 0..4 {
+            let answer = app.send_as(&second, Method::GET, "/metrics", Value::Null).await;
+            assert_eq!(answer.status, 403, "{answer:?}");
+        }
+        let refused = loop {
+            let answer = ask(&ours).await;
+            if answer.status != 200 {
+                break answer;
+            }
+        };
+        let problem = refused.problem(429, "rate_limited");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        assert!(problem["retryAfterMs"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)));
+        assert_eq!(refused.header("ratelimit"), Some("\"requests\";r=0;t=5"));
+        assert_eq!(ask(&theirs).await.status, 200);
+        assert_eq!(app.get("/health").await.header("ratelimit"), None);
+    })
+    .await;
+}
+
+/// For a booking, nobody has to know how many holds there are. That is not to be taken for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_does_not_make_holds_forgotten() {
+    let settings = [&KEYS[..], &[("PARTNER_HOLDS_MAX", "2")]].concat();
+    with_settings(&settings, async |app| {
+        let (_, ours) = app.key(Scope::Partner(partner("abc-corp"))).await;
+        let post = async |body| app.send_as(&ours, Method::POST, "/reservations", body).await;
+        let hold = || json!({"seats": 1, "holdSeconds": 600});
+        for _ in 0..2 {
+            post(hold()).await.made();
+        }
+        // It is refused on a fresh read, which is remembered.
+        let authorization = format!("Bearer {ours}");
+        let headers = [("authorization", authorization.as_str()), ("if-match", "\"0\"")];
+        let stale = json!({"seats": 1}).to_string();
+        let stale = app.send(Method::POST, "/reservations", &headers, Some(stale)).await;
+        stale.problem(412, "precondition_failed");
+        post(hold()).await.problem(409, "partner_limit_exceeded");
+        post(json!({"seats": 1})).await.made();
+        post(hold()).await.problem(409, "partner_limit_exceeded");
+    })
+    .await;
+}

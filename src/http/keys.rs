@@ -25,31 +25,30 @@ const LIMIT_MAX: i64 = 200;
 /// A key to make.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[schema(as = KeyRequest)]
+#[schema(as = KeyRequest, example = json!({
+    "name": "abc-corp, web shop", "scope": "partner", "partnerId": "abc-corp",
+}))]
 pub struct KeyRequest {
     /// What people call it. Not blank, without control characters.
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
-        example = "abc-corp, web shop")]
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     name: Field<KeyName>,
     #[serde(default)]
     #[garde(custom(body::required))]
-    #[schema(required = true, value_type = KeyScope, example = "partner")]
+    #[schema(required = true, value_type = KeyScope)]
     scope: Field<ScopeWord>,
     /// With the scope `partner`, and only with it: whose reservations the key is for.
     #[serde(default)]
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = String, min_length = 1, max_length = 128,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
-        example = "abc-corp")]
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     partner_id: Field<PartnerId>,
     /// When it stops working by itself. Never, if this is `null` or left out.
     #[serde(default)]
     #[garde(custom(body::optional))]
-    #[schema(required = false, value_type = Option<String>, format = DateTime,
-        example = "2030-01-31T12:00:00Z")]
+    #[schema(required = false, value_type = Option<String>, format = DateTime)]
     expires_at: Field<Option<Timestamp>>,
 }
 

@@ -37,7 +37,7 @@ DEFAULT_EVENT_ID          node-meetup-2025 the event behind /reservations
 DEFAULT_EVENT_NAME        Node.js Meet-up  its name, when it is made on the first start
 DEFAULT_EVENT_SEATS       500              its seats, when it is made on the first start
 WORKERS                   (cores)          threads that serve HTTP
-DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180
+DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180; with keys, one more
 REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
 STREAM_BYTES_PER_S_MAX    32000000         what all event streams send together, 1000000 or more

@@ -143,14 +143,6 @@ impl Caller {
         }
     }
 
-    /// Whether what a partner may have is limited: not where anyone can call himself anything.
-    pub fn is_known(&self) -> bool {
-        match self {
-            Self::Anybody => false,
-            Self::Partner(_) | Self::Operator(_) => true,
-        }
-    }
-
     /// What the journal says of it.
     pub fn operator_key(&self) -> Option<&KeyId> {
         match self {

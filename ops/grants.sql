@@ -11,6 +11,7 @@ grant update (name, total_seats, available_seats, held_seats, reservation_count,
    on events to ticketboss;
 grant update (status, seats, hold_expires_at, version) on reservations to ticketboss;
 grant update (revoked_at, revoked_by, last_used_at, changed_at) on keys to ticketboss;
+grant execute on function take_baton(text) to ticketboss;
 
 -- To see whether the schema is up to date.
 grant select on _sqlx_migrations to ticketboss;

@@ -26,6 +26,7 @@ use crate::domain::{Acceptance, Command, EventId, Refusal, ReservationId};
 use crate::store::Store;
 
 mod batcher;
+mod baton;
 mod metrics;
 mod settle;
 mod summaries;

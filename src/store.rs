@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::domain::{Change, Command, Event, EventChange, EventId, KeyId, Named, Timestamp};
 
+mod baton;
 mod changes;
 mod clock;
 mod commit;
@@ -55,6 +56,21 @@ pub trait Store: Send + Sync + 'static {
         until: Instant,
     ) -> impl Future<Output = Result<Commit, CommitError>> + Send;
 
+    /// Waits in line with other replicas, for a short time, for the event's baton, and reads the event
+    /// then. `None` if it did not come, or there is no such event.
+    ///
+    /// It is ours until a commit of the event succeeds or fails, or until it is passed on; a commit
+    /// that comes too late leaves it with us. Others may commit meanwhile, and whoever does not get it
+    /// may, too: nothing depends on it but how often the replicas get into each other's way.
+    fn take_baton(
+        &self,
+        event_id: &EventId,
+        until: Instant,
+    ) -> impl Future<Output = Result<Option<EventNow>, Unavailable>> + Send;
+
+    /// Lets go of the event's baton, if it is ours.
+    fn pass_baton(&self, event_id: &EventId, until: Instant) -> impl Future<Output = ()> + Send;
+
     /// The batch that made `version` of the event; `None` if no such version is visible.
     fn batch_at(
         &self,
@@ -78,6 +94,14 @@ pub trait Store: Send + Sync + 'static {
 pub struct Snapshot {
     pub event: Event,
     pub named: Named,
+    /// The database's clock.
+    pub now: Timestamp,
+}
+
+/// The event as it is now that its baton is ours.
+#[derive(Debug)]
+pub struct EventNow {
+    pub event: Event,
     /// The database's clock.
     pub now: Timestamp,
 }
@@ -115,6 +139,8 @@ pub struct Committed {
     pub available_seats: i32,
     pub held_seats: i32,
     pub reservation_count: i64,
+    /// Whether another replica has the event's baton. (Before PostgreSQL 17: or waits for it.)
+    pub others_in_line: bool,
     /// The database's clock.
     pub now: Timestamp,
 }

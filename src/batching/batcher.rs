@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::time::{Instant, sleep};
 
+use super::baton::Baton;
 use super::settle::Settled;
 use super::taking::BATCH_ROWS_MAX;
 use super::turns::Turns;
@@ -23,6 +24,9 @@ const BATCH_COMMANDS_MAX: usize = BATCH_ROWS_MAX;
 /// that races a busy one can lose dozens of times in a row, since the winner knows the event's state
 /// and it has to ask.
 const COMMIT_ATTEMPTS_MAX: usize = 500;
+/// Losses up to which a batcher that has the event's baton does not pause: one that made it ask, and
+/// one to a commit that was under way when it came.
+const LOSSES_WITH_BATON_MAX: usize = 2;
 /// From this many losses on, the batcher waits for the commit in flight instead of racing it.
 const LOSSES_BEFORE_FENCE: usize = 2;
 /// Spread of the pause after a lost race, per loss, up to so many losses.
@@ -46,18 +50,19 @@ pub(super) struct Batcher<S> {
     /// The base version of the batch in hand, once it may have been sent.
     sent_from: Option<i64>,
     /// The event after the last commit. Good enough to accept on, never to refuse on.
-    remembered: Option<Remembered>,
+    pub(super) remembered: Option<Remembered>,
     /// Commands to take at once. Halved to find a row that the database refuses.
     pub(super) limit: usize,
     /// There is no such event: nothing to keep a mailbox for.
     pub(super) event_missing: bool,
+    pub(super) baton: Baton,
 }
 
-struct Remembered {
-    event: Event,
-    clock: DatabaseClock,
+pub(super) struct Remembered {
+    pub event: Event,
+    pub clock: DatabaseClock,
     /// Only what partners have.
-    named: Named,
+    pub named: Named,
 }
 
 impl Remembered {
@@ -113,6 +118,7 @@ impl<S: Store> Batcher<S> {
             remembered: None,
             limit: BATCH_COMMANDS_MAX,
             event_missing: false,
+            baton: Baton::default(),
         }
     }
 
@@ -126,9 +132,12 @@ impl<S: Store> Batcher<S> {
     }
 
     async fn work(&mut self) {
+        // Of what panicked.
+        self.pass_baton(None).await;
         while self.take().await {
             self.step().await;
             self.sent_from = None;
+            self.pass_baton(None).await;
         }
     }
 
@@ -146,7 +155,13 @@ impl<S: Store> Batcher<S> {
                 Attempt::VersionMoved => {
                     losses += 1;
                     self.shared.metrics.version_conflicts.inc();
-                    self.back_off(losses, until).await;
+                    self.baton.lost_race();
+                    self.ask_for_baton(Some(until)).await;
+                    if !self.baton.is_ours || losses > LOSSES_WITH_BATON_MAX {
+                        // Its connection may be the last one.
+                        self.pass_baton(Some(until)).await;
+                        self.back_off(losses, until).await;
+                    }
                 }
             }
             if Instant::now() >= until {
@@ -173,6 +188,8 @@ impl<S: Store> Batcher<S> {
         self.event_missing = false;
         let Decided { event, now, decision } = decided;
         if !decision.writes() {
+            self.baton.not_needed();
+            self.pass_baton(Some(until)).await;
             self.conclude_unchanged(decision.verdicts, until).await;
             return Attempt::Concluded;
         }
@@ -191,11 +208,17 @@ impl<S: Store> Batcher<S> {
         self.sent_from = Some(batch.base_version);
         let settled = self.commit(&batch, until).await;
         let remembered = self.remembered.take();
+        if !matches!(settled, Settled::VersionMoved) {
+            self.baton.used();
+        }
         match settled {
             Settled::Committed(counters) => {
                 self.shared.latest_versions.reached(&self.event_id, batch.base_version + 1);
                 self.shared.metrics.committed(&batch.changes);
                 let named = remembered.map(|remembered| remembered.named).unwrap_or_default();
+                if counters.as_ref().is_some_and(|counters| counters.others_in_line) {
+                    self.baton.others_in_line();
+                }
                 self.remembered =
                     counters.map(|counters| Remembered::after(event, named, &batch, &counters));
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);
@@ -234,12 +257,16 @@ impl<S: Store> Batcher<S> {
         let Some(snapshot) = snapshot else { return Ok(None) };
         let decision = decide(&snapshot.event, &snapshot.named, snapshot.now, &commands);
         let Snapshot { event, named, now } = snapshot;
-        let before = self.remembered.take();
-        let before = before.filter(|before| before.event.version == event.version);
+        let before = self.remembered_at(event.version);
         let named = named.of_partners(before.map(|before| before.named));
         let clock = DatabaseClock::read(now);
         self.remembered = Some(Remembered { event: event.clone(), clock, named });
         Ok(Some(Decided { event, now, decision }))
+    }
+
+    /// What is remembered, unless the event has moved on since.
+    pub(super) fn remembered_at(&mut self, version: i64) -> Option<Remembered> {
+        self.remembered.take().filter(|before| before.event.version == version)
     }
 
     /// Answers a batch that writes nothing. A replay is an acknowledgement, and what it shows may

@@ -22,6 +22,7 @@ pub(super) struct Metrics {
     pub batch_commands: Histogram,
     pub commit_seconds: Histogram,
     pub version_conflicts: Counter,
+    batons: Family<BatonLabels, Counter>,
     unknown_outcomes: Family<SettledLabels, Counter>,
     pub events_with_due_holds: Gauge,
     /// Seconds since 1970.
@@ -40,6 +41,11 @@ struct ChangeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BatonLabels {
+    came: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SettledLabels {
     settled: &'static str,
 }
@@ -55,6 +61,7 @@ impl Metrics {
             batch_commands: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             commit_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             version_conflicts: Counter::default(),
+            batons: Family::default(),
             unknown_outcomes: Family::default(),
             events_with_due_holds: Gauge::default(),
             sweeper_looked: Gauge::default(),
@@ -62,18 +69,7 @@ impl Metrics {
     }
 
     pub fn register(&self, registry: &mut Registry) {
-        // There from the first moment, so that the first of them is seen as an increase.
-        for kind in ChangeKind::ALL {
-            drop(self.changes.get_or_create(&ChangeLabels { r#type: kind.as_str() }));
-        }
-        for command in ["reserve", "confirm", "extend", "shrink", "cancel", "change_event"] {
-            for outcome in ["done", "overloaded", "database_unavailable", "outcome_unknown"] {
-                drop(self.commands.get_or_create(&CommandLabels { command, outcome }));
-            }
-        }
-        for settled in ["committed", "not_committed", "refused", "not_in_time"] {
-            drop(self.unknown_outcomes.get_or_create(&SettledLabels { settled }));
-        }
+        self.start_at_zero();
         registry.register(
             "commands",
             "Changes that were asked for, by what became of them",
@@ -112,6 +108,11 @@ impl Metrics {
             self.version_conflicts.clone(),
         );
         registry.register(
+            "batons",
+            "Waits for the turn to change an event that other replicas change, too",
+            self.batons.clone(),
+        );
+        registry.register(
             "unknown_outcomes",
             "Commits whose answer was lost, by what was found out",
             self.unknown_outcomes.clone(),
@@ -127,6 +128,24 @@ impl Metrics {
             Unit::Seconds,
             self.sweeper_looked.clone(),
         );
+    }
+
+    /// There from the first moment, so that the first of them is seen as an increase.
+    fn start_at_zero(&self) {
+        for kind in ChangeKind::ALL {
+            drop(self.changes.get_or_create(&ChangeLabels { r#type: kind.as_str() }));
+        }
+        for command in ["reserve", "confirm", "extend", "shrink", "cancel", "change_event"] {
+            for outcome in ["done", "overloaded", "database_unavailable", "outcome_unknown"] {
+                drop(self.commands.get_or_create(&CommandLabels { command, outcome }));
+            }
+        }
+        for came in ["in_time", "not_in_time"] {
+            drop(self.batons.get_or_create(&BatonLabels { came }));
+        }
+        for settled in ["committed", "not_committed", "refused", "not_in_time"] {
+            drop(self.unknown_outcomes.get_or_create(&SettledLabels { settled }));
+        }
     }
 
     /// A command was answered.
@@ -150,6 +169,12 @@ impl Metrics {
                 self.changes.get_or_create(&labels).inc_by(count);
             }
         }
+    }
+
+    /// A batcher waited for its event's baton.
+    pub fn asked_for_baton(&self, came: bool) {
+        let came = if came { "in_time" } else { "not_in_time" };
+        self.batons.get_or_create(&BatonLabels { came }).inc();
     }
 
     /// It was found out, or not, what became of a commit whose answer was lost.

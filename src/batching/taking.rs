@@ -25,6 +25,10 @@ impl<S: Store> Batcher<S> {
                 Err(_elapsed) => return !self.shared.retire(&self.event_id, &self.mailbox),
             }
         }
+        if self.baton.is_wanted() {
+            let until = self.first_left(&self.mailbox.waiting(), |queued| queued.send_by);
+            self.ask_for_baton(until).await;
+        }
         let (now, late) = (Instant::now(), Vec::new());
         let mut filling = Filling { in_hand: &mut self.in_hand, rows: 0, now, late };
         if self.split.is_empty() {
@@ -75,8 +79,17 @@ impl<S: Store> Batcher<S> {
         if !self.deferred.is_empty() {
             late.extend(self.deferred.take_late(is_late));
         }
+        self.first_left(&waiting, |queued| queued.answer_by)
+    }
+
+    /// The first of these times, of all that is not in hand.
+    fn first_left(
+        &self,
+        waiting: &Turns<Queued>,
+        by: impl Fn(&Queued) -> Instant,
+    ) -> Option<Instant> {
         let left = waiting.firsts().chain(self.deferred.firsts()).chain(&self.split);
-        left.map(|queued| queued.answer_by).min()
+        left.map(by).min()
     }
 }
 

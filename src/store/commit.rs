@@ -15,10 +15,15 @@ use crate::domain::{
 ///
 /// The update comes first, and everything else selects from what it returned: where the guard does
 /// not match, nothing is written. Each changed reservation must still be at its previous version;
-/// one that is not leaves `change_count` short, and the journal's check fails the whole statement.
+/// one that is not leaves `change_count` short, and the journal's rule fails the whole statement.
 ///
 /// A change of the event itself is applied from the document that the journal keeps of it, so that
 /// what is journalled is what was done. Guarded by its version, it needs no other condition.
+///
+/// Whoever commits tells whether others are in line for the event, and keeps them there until its
+/// own effect can be seen; `baton`, if it is ours, goes to the next of them in the same moment: the
+/// session's lock becomes one of the transaction, without a wait. None of that decides anything: see
+/// [`super::baton`].
 ///
 /// The arrays of new rows are unnested side by side in a select list, which PostgreSQL streams; in
 /// a from clause it would store each of them first. Those of changed rows are not joined at all but
@@ -27,6 +32,7 @@ use crate::domain::{
 pub(super) async fn commit(
     connection: &mut PgConnection,
     batch: &Batch,
+    baton: Option<i64>,
 ) -> Result<Commit, sqlx::Error> {
     let rows = Rows::of(&batch.changes);
     let key_ids = rows.key_ids(batch);
@@ -91,14 +97,19 @@ pub(super) async fn commit(
                    (event_id, version, at, batch_id, change_count,
                     kinds, reservation_ids, partner_ids, seats, event_change, key_ids)
             select $2, moved.version, $5, $6,
-                   (select count(*) from inserted) + (select count(*) from altered),
+                   (select count(*) from (select from inserted
+                                          union all
+                                          select from altered) as written),
                    $7::smallint[] || $13::smallint[], $8::uuid[] || $14::uuid[],
                    $9::text[] || $15::text[], $10::integer[] || $16::integer[], $20::jsonb,
                    $26::text[]
               from moved
         )
         select version, available_seats, held_seats, reservation_count,
-               clock_timestamp() as "now!"
+               not pg_try_advisory_xact_lock_shared(hashtextextended($2, 0))
+                   as "others_in_line!",
+               clock_timestamp() as "now!",
+               pg_try_advisory_xact_lock($27) and pg_advisory_unlock($27) as passed_on
           from moved"#,
         batch.net_seats,
         batch.event_id.as_str(),
@@ -126,6 +137,7 @@ pub(super) async fn commit(
         &rows.seats_after,
         &rows.holds_after as &[Option<Timestamp>],
         key_ids.as_deref() as Option<&[Option<&str>]>,
+        baton,
     )
     .fetch_optional(connection)
     .await?;
@@ -136,6 +148,7 @@ pub(super) async fn commit(
             available_seats: row.available_seats,
             held_seats: row.held_seats,
             reservation_count: row.reservation_count,
+            others_in_line: row.others_in_line,
             now: row.now,
         }),
         None => Commit::VersionMoved,

@@ -4,7 +4,7 @@
 //! which is a round trip for each commit. Here a connection that failed, or whose statement was
 //! abandoned halfway, is closed; all others go back at once. The set never grows.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -34,7 +34,7 @@ pub(super) struct Connections {
     options: PgConnectOptions,
     /// Connections live on this runtime: those of actix's workers end before the last commit does.
     runtime: Handle,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     /// The proof that is under way. One at a time: a server whose standby is gone lets it wait for
     /// ever, whether or not its client is still there, and must not fill up with such sessions.
     proof: AsyncMutex<Option<(Proof, Instant)>>,
@@ -66,7 +66,7 @@ impl Connections {
         runtime: Handle,
         metrics: PoolMetrics,
     ) -> Self {
-        let permits = Semaphore::new(connections_max);
+        let permits = Arc::new(Semaphore::new(connections_max));
         Self {
             options,
             runtime,
@@ -78,20 +78,20 @@ impl Connections {
     }
 
     /// Lends a connection, opening one if none is idle.
-    pub async fn lease(&self, until: Instant) -> Result<Lease<'_>, Unavailable> {
+    pub async fn lease(self: &Arc<Self>, until: Instant) -> Result<Lease, Unavailable> {
         let asked = Instant::now();
         let lent = self.borrow(until).await;
         self.metrics.wait_seconds.observe(asked.elapsed().as_secs_f64());
         let (permit, connection) = lent?;
-        let lent = Lent::count(&self.metrics.lent);
-        Ok(Lease { connection, owner: self, _permit: permit, _lent: lent })
+        let lent = Lent::count(self.metrics.lent.clone());
+        Ok(Lease { connection, owner: Arc::clone(self), _permit: permit, _lent: lent })
     }
 
     async fn borrow(
         &self,
         until: Instant,
-    ) -> Result<(SemaphorePermit<'_>, PgConnection), Unavailable> {
-        let permit = timeout_at(until, self.permits.acquire())
+    ) -> Result<(OwnedSemaphorePermit, PgConnection), Unavailable> {
+        let permit = timeout_at(until, Arc::clone(&self.permits).acquire_owned())
             .await
             .map_err(|_elapsed| Unavailable::Busy)?
             .expect("the semaphore is never closed");
@@ -189,30 +189,30 @@ async fn commit_something(connection: &mut PgConnection) -> Result<(), sqlx::Err
 }
 
 /// A borrowed connection. Dropped, it is closed: a statement may still be running on it.
-pub(super) struct Lease<'a> {
+pub(super) struct Lease {
     pub connection: PgConnection,
-    owner: &'a Connections,
-    _permit: SemaphorePermit<'a>,
-    _lent: Lent<'a>,
+    owner: Arc<Connections>,
+    _permit: OwnedSemaphorePermit,
+    _lent: Lent,
 }
 
 /// Counted as long as it is there.
-struct Lent<'a>(&'a Gauge);
+struct Lent(Gauge);
 
-impl<'a> Lent<'a> {
-    fn count(lent: &'a Gauge) -> Self {
+impl Lent {
+    fn count(lent: Gauge) -> Self {
         lent.inc();
         Self(lent)
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for Lent {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Lease<'_> {
+impl Lease {
     /// Returns a connection on which every statement has ended.
     pub fn give_back(self) {
         let idle = Idle { connection: self.connection, since: Instant::now() };

@@ -42,6 +42,11 @@ pub(super) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     statement_error(error).is_some_and(|code| code != READ_ONLY && code != STALE_STATEMENT)
 }
 
+/// Whether the statement gave up waiting for a lock.
+pub(super) fn was_locked(error: &sqlx::Error) -> bool {
+    statement_error(error) == Some(LOCK_NOT_AVAILABLE)
+}
+
 /// Sorts the failure of the guarded statement, once it was sent.
 ///
 /// A reported error rolled the statement back, since it is a transaction of its own. All else may
@@ -65,6 +70,7 @@ pub(super) fn of_commit(error: sqlx::Error) -> Result<Commit, CommitError> {
 
 const UNIQUE_VIOLATION: &str = "23505";
 const SERIALIZATION_FAILURE: &str = "40001";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The server is a standby, or has become one.
 const READ_ONLY: &str = "25006";
 /// A prepared statement's result has another type since a migration: it has to be prepared anew.

@@ -1,6 +1,7 @@
 //! [`PostgresStore`]: the statements of this module's neighbours, run on borrowed connections
 //! within their time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -9,14 +10,15 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::connections::Connections;
-use super::error;
+use super::baton::{Baton, Batons};
+use super::connections::{Connections, Lease};
+use super::error::{self, leaves_connection_usable, was_locked};
 use super::metrics::Metrics;
 use super::{
-    Batch, Commit, CommitError, Filter, KeysChanged, Page, Position, Snapshot, Store, Unavailable,
-    Versions,
+    Batch, Commit, CommitError, EventNow, Filter, KeysChanged, Page, Position, Snapshot, Store,
+    Unavailable, Versions,
 };
-use super::{changes, commit, events, keys, listing, reservations, schema, snapshot};
+use super::{baton, changes, commit, events, keys, listing, reservations, schema, snapshot};
 use crate::domain::{
     Command, Event, EventId, Key, KeyId, NewEvent, NewKey, Reservation, ReservationId, Timestamp,
 };
@@ -68,10 +70,11 @@ pub struct ConnectionLimits {
 
 /// The real store. Connections are opened when they are first needed.
 pub struct PostgresStore {
-    writes: Connections,
-    reads: Connections,
+    writes: Arc<Connections>,
+    reads: Arc<Connections>,
     /// One, for who calls: nobody's reads must keep everybody else out. It never waits for a standby.
-    keys: Connections,
+    keys: Arc<Connections>,
+    batons: Batons,
     metrics: Metrics,
 }
 
@@ -89,10 +92,14 @@ impl PostgresStore {
         let reads = metrics.of_pool("reads", limits.reads);
         let keys = metrics.of_pool("keys", 1);
         let of_keys = options.clone().options([("synchronous_commit", "off")]);
+        let connections = |options, limit, metrics| {
+            Arc::new(Connections::new(options, limit, runtime.clone(), metrics))
+        };
         Self {
-            writes: Connections::new(options.clone(), limits.writes, runtime.clone(), writes),
-            reads: Connections::new(options, limits.reads, runtime.clone(), reads),
-            keys: Connections::new(of_keys, 1, runtime, keys),
+            writes: connections(options.clone(), limits.writes, writes),
+            reads: connections(options, limits.reads, reads),
+            keys: connections(of_keys, 1, keys),
+            batons: Batons::default(),
             metrics,
         }
     }
@@ -235,21 +242,79 @@ impl Store for PostgresStore {
         commands: &[&Command],
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
+        // Whoever has the baton waits for no other connection: all of them may be waiting for it.
+        if let Some(mut baton) = self.batons.find(event_id) {
+            let reading = snapshot::snapshot(&mut baton.lease.connection, event_id, commands);
+            let answer = timeout_at(until, reading).await;
+            // If it failed, its connection is closed, and another is asked.
+            if let Ok(snapshot) = answer.map_err(|_elapsed| Unavailable::TimedOut)? {
+                self.batons.keep(event_id, baton);
+                return Ok(snapshot);
+            }
+        }
         ask!(self.writes, until, snapshot::snapshot(event_id, commands))
     }
 
     async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {
-        let mut lease = self.writes.lease(until).await?;
-        match timeout_at(until, commit::commit(&mut lease.connection, batch)).await {
-            Ok(Ok(commit)) => {
+        let (mut lease, key) = match self.batons.find(&batch.event_id) {
+            Some(Baton { lease, key }) => (lease, Some(key)),
+            None => (self.writes.lease(until).await?, None),
+        };
+        let answer = timeout_at(until, commit::commit(&mut lease.connection, batch, key)).await;
+        match (answer.map_err(|_elapsed| CommitError::Unknown(None))?, key) {
+            (Ok(Commit::VersionMoved), Some(key)) => {
+                self.batons.keep(&batch.event_id, Baton { lease, key });
+                Ok(Commit::VersionMoved)
+            }
+            (Ok(commit), _) => {
                 lease.give_back();
                 Ok(commit)
             }
-            Ok(Err(failure)) => {
+            (Err(failure), Some(_)) if leaves_connection_usable(&failure) => {
+                let_go(lease, until).await;
+                error::of_commit(failure)
+            }
+            (Err(failure), _) => {
                 lease.give_back_after(&failure);
                 error::of_commit(failure)
             }
-            Err(_elapsed) => Err(CommitError::Unknown(None)),
+        }
+    }
+
+    async fn take_baton(
+        &self,
+        event_id: &EventId,
+        until: Instant,
+    ) -> Result<Option<EventNow>, Unavailable> {
+        let mut lease = self.writes.lease(until).await?;
+        // Who gives up before the server does has to close the connection.
+        if until.saturating_duration_since(Instant::now()) <= baton::WAIT_MAX {
+            lease.give_back();
+            return Ok(None);
+        }
+        let taking = baton::take(&mut lease.connection, event_id);
+        match timeout_at(until, taking).await.map_err(|_elapsed| Unavailable::TimedOut)? {
+            Ok(Some((key, event))) => {
+                self.batons.keep(event_id, Baton { lease, key });
+                Ok(Some(event))
+            }
+            // For an event that is not there. Closes the connection.
+            Ok(None) => Ok(None),
+            Err(failure) if leaves_connection_usable(&failure) => {
+                // It may have come in the moment in which the wait for it ended.
+                let_go(lease, until).await;
+                if was_locked(&failure) { Ok(None) } else { Err(Unavailable::Statement(failure)) }
+            }
+            Err(failure) => {
+                lease.give_back_after(&failure);
+                Err(Unavailable::Statement(failure))
+            }
+        }
+    }
+
+    async fn pass_baton(&self, event_id: &EventId, until: Instant) {
+        if let Some(baton) = self.batons.find(event_id) {
+            let_go(baton.lease, until).await;
         }
     }
 
@@ -264,6 +329,13 @@ impl Store for PostgresStore {
 
     async fn fence(&self, event_id: &EventId, until: Instant) -> Result<(), Unavailable> {
         ask!(self.writes, until, commit::fence(event_id))
+    }
+}
+
+/// Gives back a connection that had a baton. Where that fails it is closed, which ends that, too.
+async fn let_go(mut lease: Lease, until: Instant) {
+    if let Ok(Ok(())) = timeout_at(until, baton::let_go(&mut lease.connection)).await {
+        lease.give_back();
     }
 }
 

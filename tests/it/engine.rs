@@ -25,7 +25,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    fn with_seats(seats: i32) -> Self {
+    pub fn with_seats(seats: i32) -> Self {
         Self::with_mailbox(seats, 100)
     }
 
@@ -67,7 +67,7 @@ impl Engine {
         task
     }
 
-    async fn reserve(&self, seats: i32) -> Outcome {
+    pub async fn reserve(&self, seats: i32) -> Outcome {
         self.submit(reserve(seats)).await
     }
 

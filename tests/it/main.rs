@@ -2,6 +2,7 @@
 
 mod access;
 mod auditor;
+mod baton;
 mod changes;
 mod chaos;
 mod clients;

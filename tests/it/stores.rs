@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::support::simulated::Simulated;
 use crate::support::{TestDatabase, alter, limited, partner, reserve_as};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_stores_keep_the_same_rules() {
@@ -256,7 +256,7 @@ fn batch(event: &EventId, base_version: i64, net_seats: i32, change: Change) -> 
     }
 }
 
-fn insert(event: &EventId, base_version: i64, seats: i32, key: Option<&str>) -> Batch {
+pub fn insert(event: &EventId, base_version: i64, seats: i32, key: Option<&str>) -> Batch {
     let keyed = key.map(|key| KeyedRequest {
         key: IdempotencyKey::parse(key).expect("a key"),
         fingerprint: format!("seats={seats}").into(),

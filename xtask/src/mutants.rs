@@ -25,7 +25,8 @@ const OTHERS_MAX: Duration = Duration::from_secs(20);
 const FAST: &[&str] = &["--lib", "--test", "it"];
 /// Killed halfway, these would leave a server that stands still, or a disk.
 const SKIPPED: &[&str] = &["--skip", "the_database_stands_still", "--skip", "the_disk_is_full"];
-const FAST_FILTER: &[&str] = &["decide", "engine", "simulation", "turns", "fairness", "access"];
+const FAST_FILTER: &[&str] =
+    &["decide", "engine", "simulation", "turns", "fairness", "access", "baton"];
 
 /// Breaks the rules that have one of the words in their name, or all.
 pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<dyn Error>> {

@@ -1,16 +1,17 @@
 //! The way from a replica to the database, which delays, loses and breaks.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use ticketboss::domain::{Command, EventId};
-use ticketboss::store::{Batch, Commit, CommitError, Snapshot, Store, Unavailable};
+use ticketboss::store::{Batch, Commit, CommitError, EventNow, Snapshot, Store, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::dice::Dice;
-use super::server::{Server, Session, SessionLost};
+use super::server::{Server, Session, SessionLost, Ticket};
 use super::trace::{Trace, What};
 
 /// How likely the faults are, of one; and how slow everything is.
@@ -56,6 +57,9 @@ pub enum Fate {
     Late,
     Silent,
 }
+
+/// Far above what the replicas bound their own waits by.
+const FAR: Duration = Duration::from_secs(10);
 
 /// What all replicas reach the database through.
 pub struct Network {
@@ -113,8 +117,8 @@ impl Network {
             Fate::Silent => sleep(self.dice.pause(self.weather().late_max_ms)).await,
         }
         let ended = match &statement {
-            Statement::Commit(batch) => {
-                let ended = session.commit(batch).await;
+            Statement::Commit(batch, baton) => {
+                let ended = session.commit(batch, *baton).await;
                 self.trace.add(What::Ran(batch.id, format!("{ended:?}")));
                 ended.map(Told::Commit)
             }
@@ -136,7 +140,7 @@ impl Network {
 }
 
 enum Statement {
-    Commit(Batch),
+    Commit(Batch, Option<Ticket>),
     Fence,
 }
 
@@ -157,11 +161,12 @@ pub struct Remote {
     killed: CancellationToken,
     /// The incarnation of the server on which a commit of this replica has succeeded.
     trusted: Mutex<Option<u64>>,
+    baton: Mutex<Option<Ticket>>,
 }
 
 impl Remote {
     pub fn new(network: Arc<Network>, killed: CancellationToken) -> Self {
-        Self { network, killed, trusted: Mutex::default() }
+        Self { network, killed, trusted: Mutex::default(), baton: Mutex::default() }
     }
 
     /// A session on which something was committed before, as the real store's are.
@@ -200,7 +205,7 @@ impl Remote {
         let network = &self.network;
         let incarnation = self.session(until).await?.incarnation;
         let fate = network.fate();
-        if let Statement::Commit(batch) = &statement {
+        if let Statement::Commit(batch, _) = &statement {
             network.trace.add(What::Sent(batch.id, batch.base_version, fate));
         }
         let (answer, told) = oneshot::channel();
@@ -227,6 +232,52 @@ impl Remote {
         };
         timeout_at(until, reading).await.unwrap_or(Err(Unavailable::TimedOut))
     }
+
+    async fn line_up(&self) -> Result<Option<(Granted, EventNow)>, Unavailable> {
+        let (network, far) = (&self.network, Instant::now() + FAR);
+        let session = self.session(far).await?;
+        network.travel().await;
+        let fate = network.fate();
+        if fate == Fate::Error || fate == Fate::Lost {
+            return Err(Unavailable::TimedOut);
+        }
+        let taken = session.take_baton().await.map_err(|_lost| Unavailable::TimedOut)?;
+        let Some((ours, event)) = taken else { return Ok(None) };
+        let granted = Granted { network: Arc::clone(network), ours: Some(ours) };
+        let (killed, on_kill) = (self.killed.clone(), Arc::clone(network));
+        tokio::spawn(async move {
+            killed.cancelled().await;
+            on_kill.server.pass_baton(ours);
+        });
+        network.travel().await;
+        if fate == Fate::Arrives { Ok(Some((granted, event))) } else { Err(Unavailable::TimedOut) }
+    }
+
+    fn take_out_baton(&self) -> Option<Ticket> {
+        self.baton().take()
+    }
+
+    fn baton(&self) -> MutexGuard<'_, Option<Ticket>> {
+        self.baton.lock().expect("no panic under the lock")
+    }
+}
+
+/// A baton of which the replica has not heard. Its session ends, some time later, if it never does.
+struct Granted {
+    network: Arc<Network>,
+    ours: Option<Ticket>,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(ours) = self.ours.take() {
+            let network = Arc::clone(&self.network);
+            tokio::spawn(async move {
+                network.travel().await;
+                network.server.pass_baton(ours);
+            });
+        }
+    }
 }
 
 impl Store for Remote {
@@ -241,10 +292,39 @@ impl Store for Remote {
     }
 
     async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {
-        match self.lived(self.send(Statement::Commit(batch.clone()), until)).await? {
-            Some(Told::Commit(commit)) => commit,
-            Some(Told::Fence(_)) => unreachable!("it was a commit"),
-            None => Err(CommitError::Unknown(None)),
+        let baton = self.take_out_baton();
+        let sent = self.lived(self.send(Statement::Commit(batch.clone(), baton), until)).await;
+        let commit = match sent {
+            Ok(Some(Told::Commit(commit))) => commit,
+            Ok(Some(Told::Fence(_))) => unreachable!("it was a commit"),
+            Ok(None) => Err(CommitError::Unknown(None)),
+            Err(unavailable) => Err(unavailable.into()),
+        };
+        match (&commit, baton) {
+            (Ok(Commit::VersionMoved), _) => *self.baton() = baton,
+            // With its connection.
+            (Err(_), Some(ours)) => self.network.server.pass_baton(ours),
+            (_, _) => {}
+        }
+        commit
+    }
+
+    async fn take_baton(
+        &self,
+        _event_id: &EventId,
+        until: Instant,
+    ) -> Result<Option<EventNow>, Unavailable> {
+        let taken = self.lived(timeout_at(until, self.line_up())).await;
+        let taken = taken.unwrap_or(Err(Unavailable::TimedOut))?;
+        Ok(taken.map(|(mut granted, event)| {
+            *self.baton() = granted.ours.take();
+            event
+        }))
+    }
+
+    async fn pass_baton(&self, _event_id: &EventId, _until: Instant) {
+        if let Some(ours) = self.take_out_baton() {
+            self.network.server.pass_baton(ours);
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use ticketboss::domain::{Command, EventId, Timestamp};
-use ticketboss::store::{Batch, Commit, CommitError, Snapshot, Unavailable};
+use ticketboss::store::{Batch, Commit, CommitError, EventNow, Snapshot, Unavailable};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -19,6 +19,8 @@ use crate::support::simulated::Database;
 
 /// How long a statement waits for a row lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a session waits for the event's baton.
+const BATON_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub struct Server {
     state: Mutex<State>,
@@ -42,10 +44,12 @@ struct State {
     tickets: Ticket,
     /// The last commit that had waited and went on.
     confirmed: Ticket,
+    /// Who has the event's baton.
+    baton: Option<Ticket>,
 }
 
-/// Names a commit that waits.
-type Ticket = u64;
+/// Names a commit that waits, or an owner of the baton.
+pub type Ticket = u64;
 
 /// The session ended before the statement did.
 #[derive(Debug)]
@@ -62,6 +66,7 @@ impl Server {
             waiting: None,
             tickets: 0,
             confirmed: 0,
+            baton: None,
         };
         Self { state: Mutex::new(state), changes: Notify::new(), started: Instant::now() }
     }
@@ -80,6 +85,7 @@ impl Server {
             }
             state.incarnation += 1;
             state.up = false;
+            state.baton = None;
         });
     }
 
@@ -111,8 +117,14 @@ impl Server {
             state.visible = state.replicated.clone();
             state.incarnation += 1;
             state.up = true;
+            state.baton = None;
             state.standby = true;
         });
+    }
+
+    /// The session that has it passes it on, or ends.
+    pub fn pass_baton(&self, ours: Ticket) {
+        self.change(|state| state.baton = state.baton.filter(|baton| *baton != ours));
     }
 
     /// What is there when all is over.
@@ -155,14 +167,42 @@ impl Session<'_> {
         Ok(self.alive()?.visible.batch_at(version))
     }
 
-    pub async fn commit(&self, batch: &Batch) -> Result<Result<Commit, CommitError>, SessionLost> {
+    /// Waits for the baton for a while, and reads the event then.
+    pub async fn take_baton(&self) -> Result<Option<(Ticket, EventNow)>, SessionLost> {
+        let wait_by = Instant::now() + BATON_TIMEOUT;
+        while self.alive()?.baton.is_some() {
+            if timeout_at(wait_by, self.server.changes.notified()).await.is_err() {
+                return Ok(None);
+            }
+        }
+        let now = self.server.now();
+        let mut state = self.alive()?;
+        state.tickets += 1;
+        state.baton = Some(state.tickets);
+        Ok(Some((state.tickets, EventNow { event: state.visible.event.clone(), now })))
+    }
+
+    /// The guarded statement, which passes the baton on if it is `ours` and the commit succeeds.
+    pub async fn commit(
+        &self,
+        batch: &Batch,
+        ours: Option<Ticket>,
+    ) -> Result<Result<Commit, CommitError>, SessionLost> {
         // A row that is seen not to match is not waited for.
         if self.alive()?.visible.event.version != batch.base_version {
             return Ok(Ok(Commit::VersionMoved));
         }
         let now = self.server.now();
         let writes = |commit: &Commit| matches!(commit, Commit::Committed(_));
-        self.write(writes, |database| database.commit(batch, now)).await
+        let others_have_it = self.alive()?.baton.is_some_and(|baton| Some(baton) != ours);
+        let mut commit = self.write(writes, |database| database.commit(batch, now)).await?;
+        if let Ok(Commit::Committed(counters)) = &mut commit {
+            counters.others_in_line = others_have_it;
+            if let Some(ours) = ours {
+                self.server.pass_baton(ours);
+            }
+        }
+        Ok(commit)
     }
 
     pub async fn fence(&self) -> Result<Result<(), CommitError>, SessionLost> {

@@ -11,7 +11,9 @@ use ticketboss::domain::{
     Change, ChangeKind, Command, DUE_HOLDS_MAX, Event, EventChange, EventId, EventName,
     EventStatus, Named, PartnerId, Reservation, ReservationId, Status, Timestamp, Usage,
 };
-use ticketboss::store::{Batch, Commit, CommitError, Committed, Snapshot, Store, Unavailable};
+use ticketboss::store::{
+    Batch, Commit, CommitError, Committed, EventNow, Snapshot, Store, Unavailable,
+};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -108,7 +110,14 @@ impl Database {
         self.event = event;
         self.journal.push(Journalled::of(batch));
         let Event { version, available_seats, held_seats, reservation_count, .. } = self.event;
-        let counters = Committed { version, available_seats, held_seats, reservation_count, now };
+        let counters = Committed {
+            version,
+            available_seats,
+            held_seats,
+            reservation_count,
+            others_in_line: false,
+            now,
+        };
         Ok(Commit::Committed(counters))
     }
 
@@ -254,6 +263,9 @@ struct State {
     fence_faults: usize,
     fences: usize,
     snapshots: usize,
+    baton_is_free: bool,
+    asked: usize,
+    turns: usize,
     late: Vec<Batch>,
 }
 
@@ -265,6 +277,9 @@ impl Simulated {
             fence_faults: 0,
             fences: 0,
             snapshots: 0,
+            baton_is_free: true,
+            asked: 0,
+            turns: 0,
             late: Vec::new(),
         };
         Self { state: Mutex::new(state), stalled: Notify::new(), resumed: Notify::new() }
@@ -330,6 +345,16 @@ impl Simulated {
         self.locked(|state| (state.fences, state.snapshots))
     }
 
+    /// Another replica has the baton, and never passes it on.
+    pub fn baton_is_gone(&self) {
+        self.locked(|state| state.baton_is_free = false);
+    }
+
+    /// How often the baton was asked for, and how often it was had.
+    pub fn batons(&self) -> (usize, usize) {
+        self.locked(|state| (state.asked, state.turns))
+    }
+
     fn apply(&self, batch: &Batch) -> Result<Commit, CommitError> {
         self.locked(|state| state.database.commit(batch, OffsetDateTime::UNIX_EPOCH))
     }
@@ -390,6 +415,22 @@ impl Store for Simulated {
             Some(Fault::Panics) => panic!("a planned panic"),
         }
     }
+
+    async fn take_baton(
+        &self,
+        event_id: &EventId,
+        _until: Instant,
+    ) -> Result<Option<EventNow>, Unavailable> {
+        Ok(self.locked(|state| {
+            let event = state.database.event.clone();
+            let ours = state.baton_is_free && event.id == *event_id;
+            state.asked += 1;
+            state.turns += usize::from(ours);
+            ours.then_some(EventNow { event, now: OffsetDateTime::UNIX_EPOCH })
+        }))
+    }
+
+    async fn pass_baton(&self, _event_id: &EventId, _until: Instant) {}
 
     async fn batch_at(
         &self,

@@ -1,6 +1,7 @@
 //! The rules that a batch keeps, each with the edit that breaks it.
 
 mod access;
+mod baton;
 mod holds;
 
 /// One rule, named by what is wrong once it is broken.
@@ -29,6 +30,8 @@ const NAMED: &str = "src/domain/named.rs";
 const TURNS: &str = "src/batching/turns.rs";
 const KEYS: &str = "src/access.rs";
 const CALLERS: &str = "src/http/access.rs";
+const ASKS: &str = "src/batching/baton.rs";
+const BATONS: &str = "src/store/postgres.rs";
 const CONNECTIONS: &str = "src/store/connections.rs";
 
 const fn rule(
@@ -47,7 +50,7 @@ const fn sql(
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    RULES.iter().chain(holds::RULES).chain(access::RULES)
+    RULES.iter().chain(holds::RULES).chain(access::RULES).chain(baton::RULES)
 }
 
 const RULES: &[Rule] = &[

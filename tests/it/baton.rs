@@ -1,0 +1,134 @@
+//! Replicas that sell one event take turns, and nothing depends on it.
+
+use std::sync::Arc;
+
+use ticketboss::domain::EventId;
+use ticketboss::store::{Commit, CommitError, Committed, ConnectionLimits, PostgresStore, Store};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::engine::{Engine, made};
+use crate::stores::{TIMEOUT, insert};
+use crate::support::TestDatabase;
+
+#[tokio::test(start_paused = true)]
+async fn after_a_lost_race_a_batcher_waits_for_its_turn() {
+    let engine = Engine::with_seats(50);
+    made(engine.reserve(1).await);
+    assert_eq!(engine.store.batons(), (0, 0));
+    engine.store.elsewhere(0);
+    made(engine.reserve(1).await);
+    assert_eq!(engine.store.batons(), (1, 1));
+    // Nobody else comes, so that it soon goes without again.
+    for _ in 0..10 {
+        made(engine.reserve(1).await);
+    }
+    assert_eq!(engine.store.batons(), (5, 5));
+    engine.check_sold(12, 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_baton_that_does_not_come_stops_nobody() {
+    let engine = Engine::with_seats(50);
+    engine.store.baton_is_gone();
+    made(engine.reserve(1).await);
+    for _ in 0..10 {
+        engine.store.elsewhere(0);
+        made(engine.reserve(1).await);
+    }
+    // Not for each of them: time goes by only while it pauses after a loss.
+    let (asked, had) = engine.store.batons();
+    assert!(asked < 3 && had == 0, "{asked} {had}");
+    engine.check_sold(11, 11);
+}
+
+/// On the real store. Each replica has one connection for its commits, and needs no other while it
+/// has the baton.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_pass_the_baton_on() {
+    let database = TestDatabase::create().await;
+    database.insert_event("hot", 10).await;
+    let event = EventId::parse("hot").expect("a slug");
+    let replica = || {
+        let limits = ConnectionLimits { writes: 1, reads: 1 };
+        let options = database.options.clone();
+        Arc::new(PostgresStore::new(options, limits, TIMEOUT, Handle::current()))
+    };
+    let (one, two) = (replica(), replica());
+    let until = Instant::now() + TIMEOUT;
+    let turn = async |replica: &PostgresStore| {
+        let turn = replica.take_baton(&event, until).await.expect("it answers");
+        turn.map(|now| now.event.version)
+    };
+
+    assert_eq!(turn(&one).await, Some(0));
+    assert_eq!(turn(&two).await, None);
+    // Who has no baton commits all the same, and is told of the other.
+    let first = insert(&event, 0, 1, Some("order-1"));
+    assert!(committed(two.commit(&first, until).await).others_in_line);
+    // It stays with whoever was overtaken.
+    let overtaken = one.commit(&insert(&event, 0, 1, None), until).await;
+    assert!(matches!(overtaken, Ok(Commit::VersionMoved)), "{overtaken:?}");
+    assert_eq!(turn(&two).await, None);
+    let snapshot = one.snapshot(&event, &[], until).await.expect("it answers");
+    assert_eq!(snapshot.expect("the event is there").event.version, 1);
+    // Who waits for it has it once the commit can be seen, and not before.
+    let mut connection = database.connect().await;
+    let (other, hot) = (Arc::clone(&two), event.clone());
+    let waiting = tokio::spawn(async move {
+        loop {
+            if let Some(now) = other.take_baton(&hot, until).await.expect("it answers") {
+                return now.event.version;
+            }
+        }
+    });
+    while !waits_for_baton(&mut connection).await {}
+    committed(one.commit(&insert(&event, 1, 1, None), until).await);
+    assert_eq!(waiting.await.expect("no panic"), 2);
+    // A commit that fails lets go of it, at whatever point, and so does one who does not commit.
+    let taken = two.commit(&insert(&event, 2, 1, Some("order-1")), until).await;
+    assert!(matches!(taken, Err(CommitError::KeyTaken)), "{taken:?}");
+    assert_eq!(turn(&one).await, Some(2));
+    let mut air = insert(&event, 2, 1, None);
+    air.net_seats = -10;
+    let refused = one.commit(&air, until).await;
+    assert!(matches!(refused, Err(CommitError::BadRow(_))), "{refused:?}");
+    assert_eq!(turn(&two).await, Some(2));
+    two.pass_baton(&event, until).await;
+    assert_eq!(turn(&one).await, Some(2));
+    one.pass_baton(&event, until).await;
+    assert_eq!(turn(&two).await, Some(2));
+    let alone = committed(two.commit(&insert(&event, 2, 1, None), until).await);
+    assert!(!alone.others_in_line);
+    // It may have come in the moment in which the wait for it ends, with an error.
+    let mut transaction = database.connect().await;
+    let lock = sqlx::raw_sql("begin; lock table events in access exclusive mode");
+    lock.execute(&mut transaction).await.expect("nobody else has it");
+    assert_eq!(turn(&two).await, None);
+    drop(transaction);
+    while turn(&one).await.is_none() {
+        assert!(Instant::now() < until, "it is not free again");
+    }
+    one.pass_baton(&event, until).await;
+    // And so does one that is gone.
+    assert_eq!(turn(&two).await, Some(3));
+    drop(two);
+    while turn(&one).await.is_none() {
+        assert!(Instant::now() < until, "it is not free again");
+    }
+    database.audit().await;
+}
+
+fn committed(commit: Result<Commit, CommitError>) -> Committed {
+    match commit {
+        Ok(Commit::Committed(counters)) => counters,
+        other => panic!("not committed: {other:?}"),
+    }
+}
+
+async fn waits_for_baton(connection: &mut sqlx::PgConnection) -> bool {
+    let waits = "select exists (select from pg_locks join pg_database on pg_database.oid = database
+                                 where locktype = 'advisory' and not granted
+                                   and datname = current_database())";
+    sqlx::query_scalar(waits).fetch_one(connection).await.expect("it answers")
+}

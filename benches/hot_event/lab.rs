@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use crate::contenders::Way;
 use crate::follow;
+use crate::hostile;
 use crate::load::{Plan, Tally};
 
 /// As many as an event may have.
@@ -407,6 +408,11 @@ pub fn load(plan: &Plan) -> io::Result<Helper> {
 /// Follows an event in a process of its own, for as long as the plan says.
 pub fn follow(plan: &follow::Plan) -> io::Result<Helper> {
     Helper::start("follow", plan)
+}
+
+/// Bothers a service from a process of its own, for as long as the plan says.
+pub fn bother(plan: &hostile::Plan) -> io::Result<Helper> {
+    Helper::start("hostile", plan)
 }
 
 /// This program in another role.

@@ -13,6 +13,7 @@ use scenes::{Bench, Effort};
 mod chart;
 mod contenders;
 mod follow;
+mod hostile;
 mod lab;
 mod load;
 mod report;
@@ -56,6 +57,9 @@ enum Role {
     /// Follows an event
     #[command(hide = true)]
     Follow,
+    /// Bothers a service
+    #[command(hide = true)]
+    Hostile,
     /// Serves in another way
     #[command(hide = true)]
     Contender { way: Way },
@@ -66,6 +70,7 @@ fn main() -> io::Result<()> {
     match arguments.role {
         Some(Role::Load) => load::main(),
         Some(Role::Follow) => follow::main(),
+        Some(Role::Hostile) => hostile::main(),
         Some(Role::Contender { way }) => {
             let url = std::env::var("DATABASE_URL").map_err(io::Error::other)?;
             contenders::main(way, url.parse().map_err(io::Error::other)?)

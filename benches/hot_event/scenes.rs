@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::contenders::Way;
 use crate::follow;
+use crate::hostile;
 use crate::lab::{self, Database, Lab, SEATS, Server};
 use crate::load::{Calls, Plan, Tally};
 use crate::results::{Counts, Results, Sample};
@@ -29,6 +30,8 @@ pub const LARGE: &str = "1 million reservations there";
 pub const IDLE: &str = "5,000 connections, all idle";
 pub const BUSY_64: &str = "5,000 connections, 64 busy";
 pub const ALONE_64: &str = "64 connections, all busy";
+pub const BESIDE_IDLE: &str = "the same, beside 10,000 idle ones";
+pub const HOSTILE_64: &str = "the same, beside 10,000 that mean no good";
 
 pub const NOT_FOLLOWED: &str = "one event, nobody follows it";
 pub const FOLLOWED: &str = "one event, 1,000 streams open";
@@ -44,6 +47,9 @@ const FOLLOWERS_START: Duration = Duration::from_millis(300);
 const STREAMS_SETTLE: Duration = Duration::from_secs(3);
 const MANY_EVENTS: usize = 1_000;
 const OPEN_CONNECTIONS: usize = 5_000;
+const MANY_CONNECTIONS: usize = 10_000;
+/// Until they are open, and the first of them have been closed and come again.
+const HOSTILE_START: Duration = Duration::from_secs(7);
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -271,7 +277,9 @@ impl Bench<'_> {
             let idle = ran.map(|_| Sample { resident, ..Sample::default() });
             self.results.add(8, IDLE, 0, idle);
 
-            for (what, idle_connections) in [(ALONE_64, 0), (BUSY_64, OPEN_CONNECTIONS - 64)] {
+            let beside =
+                [(ALONE_64, 0), (BUSY_64, OPEN_CONNECTIONS - 64), (BESIDE_IDLE, MANY_CONNECTIONS)];
+            for (what, idle_connections) in beside {
                 let events = stage.database.events(1, SEATS);
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
                 let plan = Plan { idle_connections, ..self.plan(&[&stage.server], 64, calls) };
@@ -282,8 +290,33 @@ impl Bench<'_> {
                     tally.map(|tally| Sample { resident, ..Sample::of(&tally, Counts::Accepted) });
                 self.results.add(8, what, 64, sample);
             }
+            self.beside_hostile(&stage);
             self.audit(8, &stage.database);
         }
+    }
+
+    fn beside_hostile(&mut self, stage: &Stage<'_>) {
+        let events = stage.database.events(1, SEATS);
+        let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+        let plan = self.plan(&[&stage.server], 64, calls);
+        let hostile = lab::bother(&hostile::Plan {
+            address: stage.server.address,
+            connections: MANY_CONNECTIONS,
+            time: HOSTILE_START + plan.warm_up + plan.measured + Duration::from_millis(500),
+        });
+        let hostile = hostile.expect("a process can be started");
+        std::thread::sleep(HOSTILE_START);
+        let (resident, tally) =
+            stage.server.resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
+        let hostile = hostile.end::<hostile::Tally>().map_err(|failure| failure.to_string());
+        let sample = hostile.and_then(|hostile| {
+            eprintln!(
+                "  beside it: open after {:.1} s, {} were closed and came again",
+                hostile.opened_s, hostile.reopened
+            );
+            Ok(Sample { resident, ..Sample::of(&tally?, Counts::Accepted) })
+        });
+        self.results.add(8, HOSTILE_64, 64, sample);
     }
 
     fn streams(&mut self) {

@@ -3,8 +3,9 @@
 use crate::results::{Results, Sample, Spread};
 use crate::scenes::access::{ALONE, LIMITED, LINE, OFF, ON, RATED, TURNS};
 use crate::scenes::{
-    ALONE_64, ATOMIC, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH, IDLE, LAG_HERE, LAG_THERE,
-    LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT, VERSION_CHECK, VERSION_RETRY,
+    ALONE_64, ATOMIC, BESIDE_IDLE, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH, HOSTILE_64, IDLE,
+    LAG_HERE, LAG_THERE, LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT, VERSION_CHECK,
+    VERSION_RETRY,
 };
 
 /// Something to reach.
@@ -146,6 +147,18 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
             1.5,
             1.0,
             beside_idle,
+        ),
+        Target::more(
+            "64 connections beside 10,000 idle ones, against alone",
+            0.9,
+            1.0,
+            results.ratio((8, BESIDE_IDLE, 64), (8, ALONE_64, 64), rate),
+        ),
+        Target::more(
+            "the same beside 10,000 that mean no good",
+            0.9,
+            1.0,
+            results.ratio((8, HOSTILE_64, 64), (8, ALONE_64, 64), rate),
         ),
         Target::more("1,000 streams open on the event, against none, 64", 0.7, 0.9, followed),
         Target::less("until a stream has a booking, p99", 50.0, 25.0, lag(LAG_HERE)).in_unit(" ms"),

@@ -1,0 +1,123 @@
+//! Those who mean no good: a process of its own that opens thousands of connections and keeps each of
+//! them busy with nothing, for as long as the service lets it.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// From one thing that a connection does to its next.
+const PACE: Duration = Duration::from_secs(1);
+/// They do not all do it in the same moment.
+const GROUPS: u32 = 50;
+
+/// Whom to bother, and for how long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub address: SocketAddr,
+    pub connections: usize,
+    pub time: Duration,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Until all were open for the first time.
+    pub opened_s: f64,
+    /// Closed by the service, and opened again.
+    pub reopened: u64,
+}
+
+/// Reads a plan from the standard input, goes through with it, and writes the tally to the standard
+/// output.
+pub fn main() -> io::Result<()> {
+    let plan: Plan = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
+    let begin = Instant::now();
+    let mut all = Vec::with_capacity(plan.connections);
+    for number in 0..plan.connections {
+        all.push(Hostile::open(&plan, Manner::ALL[number % Manner::ALL.len()])?);
+    }
+    let mut tally = Tally { opened_s: begin.elapsed().as_secs_f64(), reopened: 0 };
+    let group = plan.connections.div_ceil(GROUPS as usize);
+    'time: loop {
+        for group in all.chunks_mut(group) {
+            if begin.elapsed() >= plan.time {
+                break 'time;
+            }
+            for hostile in group {
+                if !hostile.go_on() {
+                    *hostile = Hostile::open(&plan, hostile.manner)?;
+                    tally.reopened += 1;
+                }
+            }
+            thread::sleep(PACE / GROUPS);
+        }
+    }
+    serde_json::to_writer(io::stdout(), &tally).map_err(io::Error::other)
+}
+
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Says nothing.
+    Silent,
+    /// Headers without an end.
+    SlowHead,
+    /// A body that comes byte by byte.
+    SlowBody,
+    /// A body of ever more chunks.
+    EndlessBody,
+}
+
+impl Manner {
+    const ALL: [Self; 4] = [Self::Silent, Self::SlowHead, Self::SlowBody, Self::EndlessBody];
+
+    fn begins(self) -> &'static str {
+        match self {
+            Self::Silent => "",
+            Self::SlowHead => "POST /reservations HTTP/1.1\r\nhost: localhost\r\n",
+            Self::SlowBody => {
+                "POST /reservations HTTP/1.1\r\nhost: localhost\r\n\
+                 content-type: application/json\r\ncontent-length: 4000\r\n\r\n"
+            }
+            Self::EndlessBody => {
+                "POST /reservations HTTP/1.1\r\nhost: localhost\r\n\
+                 content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+            }
+        }
+    }
+
+    fn goes_on(self) -> &'static str {
+        match self {
+            Self::Silent => "",
+            Self::SlowHead => "x-more: to come\r\n",
+            Self::SlowBody => " ",
+            Self::EndlessBody => {
+                "40\r\n                                                                \r\n"
+            }
+        }
+    }
+}
+
+struct Hostile {
+    stream: TcpStream,
+    manner: Manner,
+}
+
+impl Hostile {
+    fn open(plan: &Plan, manner: Manner) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(plan.address)?;
+        stream.set_nonblocking(true)?;
+        stream.write_all(manner.begins().as_bytes())?;
+        Ok(Self { stream, manner })
+    }
+
+    /// Whether the service still puts up with it.
+    fn go_on(&mut self) -> bool {
+        let mut answer = [0; 1024];
+        let would_block = |failure: &io::Error| failure.kind() == ErrorKind::WouldBlock;
+        let silent = self.stream.read(&mut answer).is_err_and(|failure| would_block(&failure));
+        let sent = self.stream.write(self.manner.goes_on().as_bytes());
+        silent && sent.as_ref().err().is_none_or(would_block)
+    }
+}

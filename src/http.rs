@@ -284,7 +284,7 @@ async fn finish(
         }
         answered = body.keep_for(answered);
     }
-    let allowance = answered.request().extensions().get::<Allowance>().copied();
+    let allowance = answered.request().extensions().get::<Allowance>().cloned();
     if let Some(allowance) = allowance {
         allowance.write(answered.headers_mut());
     }

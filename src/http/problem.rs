@@ -132,7 +132,7 @@ impl Problem {
             version: more.version,
             retry_after_ms: more.retry_after.map(|wait| wait.as_millis() as u64),
         });
-        if let Some(allowance) = more.allowance {
+        if let Some(allowance) = &more.allowance {
             allowance.write(response.headers_mut());
         }
         response

@@ -35,6 +35,8 @@ pub struct Rates {
     clock: DefaultClock,
     per_second: NonZeroU32,
     burst: NonZeroU32,
+    /// The same for everybody, and in every answer.
+    policy: HeaderValue,
 }
 
 impl Rates {
@@ -42,7 +44,10 @@ impl Rates {
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         let quota = Quota::per_second(per_second).allow_burst(burst);
         let limiter = RateLimiter::keyed(quota).with_middleware();
-        Self { limiter, clock: DefaultClock::default(), per_second, burst }
+        let window_s = burst.get().div_ceil(per_second.get());
+        let policy = format!("\"{POLICY}\";q={burst};w={window_s}");
+        let policy = HeaderValue::try_from(policy).expect("it is ASCII");
+        Self { limiter, clock: DefaultClock::default(), per_second, burst, policy }
     }
 
     /// Counts a request, and says what is left.
@@ -70,22 +75,17 @@ impl Rates {
     }
 
     fn allowance(&self, remaining: u32) -> Allowance {
-        let seconds = |requests: u32| requests.div_ceil(self.per_second.get());
-        Allowance {
-            burst: self.burst.get(),
-            window_s: seconds(self.burst.get()),
-            remaining,
-            reset_s: seconds(self.burst.get() - remaining.min(self.burst.get())),
-        }
+        let missing = self.burst.get().saturating_sub(remaining);
+        let reset_s = missing.div_ceil(self.per_second.get());
+        Allowance { policy: self.policy.clone(), remaining, reset_s }
     }
 }
 
 /// What a caller may still send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Allowance {
-    burst: u32,
-    /// In which so many are granted again.
-    window_s: u32,
+    /// How many at once, and in which time so many are granted again.
+    policy: HeaderValue,
     remaining: u32,
     /// Until all of it is there again.
     reset_s: u32,
@@ -94,11 +94,9 @@ pub struct Allowance {
 impl Allowance {
     /// Says so, in the headers of draft-ietf-httpapi-ratelimit-headers.
     pub fn write(&self, headers: &mut HeaderMap) {
-        let Self { burst, window_s, remaining, reset_s } = self;
-        let mut insert = |name, value: String| {
-            headers.insert(name, HeaderValue::try_from(value).expect("it is ASCII"));
-        };
-        insert(RATE_LIMIT_POLICY, format!("\"{POLICY}\";q={burst};w={window_s}"));
-        insert(RATE_LIMIT, format!("\"{POLICY}\";r={remaining};t={reset_s}"));
+        let Self { policy, remaining, reset_s } = self;
+        let left = format!("\"{POLICY}\";r={remaining};t={reset_s}");
+        headers.insert(RATE_LIMIT_POLICY, policy.clone());
+        headers.insert(RATE_LIMIT, HeaderValue::try_from(left).expect("it is ASCII"));
     }
 }

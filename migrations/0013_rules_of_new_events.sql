@@ -7,7 +7,8 @@
 --
 -- Not for updates: a trigger before those, even one that does not fire for their columns, has every
 -- update lock the row in a step of its own. Nothing in the service sets the id or the initial seats
--- again, and no commit leaves an event at version 0; `ticketboss verify` sees what is changed by hand.
+-- again, and no commit leaves an event at version 0. By hand only the owner can change an id; seats
+-- that were changed by hand are seen by `ticketboss verify`.
 --
 -- To distribute the tables, Citus asks for citus.enable_unsafe_triggers, and means triggers that
 -- look at other rows. These look at their own only.

@@ -155,7 +155,7 @@ impl<S: Store> Batcher<S> {
                 Attempt::VersionMoved => {
                     losses += 1;
                     self.shared.metrics.version_conflicts.inc();
-                    self.baton.lost_race();
+                    self.baton.others_seen();
                     self.ask_for_baton(Some(until)).await;
                     if !self.baton.is_ours || losses > LOSSES_WITH_BATON_MAX {
                         // Its connection may be the last one.
@@ -217,7 +217,7 @@ impl<S: Store> Batcher<S> {
                 self.shared.metrics.committed(&batch.changes);
                 let named = remembered.map(|remembered| remembered.named).unwrap_or_default();
                 if counters.as_ref().is_some_and(|counters| counters.others_in_line) {
-                    self.baton.others_in_line();
+                    self.baton.others_seen();
                 }
                 self.remembered =
                     counters.map(|counters| Remembered::after(event, named, &batch, &counters));

@@ -35,18 +35,13 @@ pub(super) struct Baton {
 }
 
 impl Baton {
-    /// Another replica committed before us.
-    pub fn lost_race(&mut self) {
-        self.asks_left = ASKS_AFTER_SIGN;
-    }
-
     /// A commit succeeded, which passed it on, or failed, which let go of it.
     pub fn used(&mut self) {
         self.is_ours = false;
     }
 
-    /// Another replica has it, or waits for it.
-    pub fn others_in_line(&mut self) {
+    /// There are signs of another replica: it committed before us, or is in line.
+    pub fn others_seen(&mut self) {
         self.asks_left = ASKS_AFTER_SIGN;
     }
 

@@ -33,7 +33,11 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "who lost does not ask for the baton",
-        &[(BATCHER, "self.baton.lost_race();", "self.baton.not_needed();")],
+        &[(
+            BATCHER,
+            "self.baton.others_seen();\n                    self.ask",
+            "self.baton.not_needed();\n                    self.ask",
+        )],
     ),
     rule(
         "a baton that comes too late stays with its session",

@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use governor::clock::DefaultClock;
+use governor::middleware::StateInformationMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use thiserror::Error;
@@ -20,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::domain::{Key, KeyId, KeyName, NewKey, Scope, SecretHash, Timestamp};
+use crate::domain::{Key, KeyId, KeyName, NewKey, PartnerId, Scope, SecretHash, Timestamp};
 use crate::store::{DatabaseClock, PostgresStore, SecretKey, Unavailable};
 
 /// Between two looks for what is new: how long a revoked key still works.
@@ -66,6 +70,8 @@ pub struct KeyRing(Arc<Shared>);
 
 struct Shared {
     store: Arc<PostgresStore>,
+    /// What each partner may send, and each key that is no partner's.
+    quota: Quota,
     /// Looks run here: they end even if the request is gone that they were made for.
     runtime: Handle,
     known: RwLock<Known>,
@@ -81,7 +87,9 @@ struct Looked {
 
 #[derive(Default)]
 struct Known {
-    by_id: HashMap<KeyId, Arc<Entry>>,
+    by_id: HashMap<KeyId, Arc<KnownKey>>,
+    /// Of all keys of a partner together.
+    meters: HashMap<PartnerId, Arc<Meter>>,
     /// Of the last look that succeeded.
     last: Option<LastLook>,
 }
@@ -94,8 +102,13 @@ struct LastLook {
     clock: DatabaseClock,
 }
 
-struct Entry {
-    key: Arc<Key>,
+/// Counts requests, by the generic cell rate algorithm.
+pub type Meter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
+
+/// A key with what is asked of it for each request, so that a request looks up one thing.
+pub struct KnownKey {
+    pub key: Key,
+    pub meter: Arc<Meter>,
     secret_hash: SecretHash,
     /// Since that was last written down.
     used: AtomicBool,
@@ -103,25 +116,30 @@ struct Entry {
 
 impl KeyRing {
     /// With what is in the database.
-    pub async fn open(store: Arc<PostgresStore>, runtime: Handle) -> Result<Self, Unavailable> {
-        let shared =
-            Shared { store, runtime, known: RwLock::default(), looked: AsyncMutex::default() };
+    pub async fn open(
+        store: Arc<PostgresStore>,
+        runtime: Handle,
+        quota: Quota,
+    ) -> Result<Self, Unavailable> {
+        let (known, looked) = (RwLock::default(), AsyncMutex::default());
+        let shared = Shared { store, quota, runtime, known, looked };
         shared.look().await?;
         Ok(Self(Arc::new(shared)))
     }
 
     /// The key that was presented, if that can be told at once: always, but for one that is new or
     /// wrong, and where the database is away.
-    pub fn recall(&self, presented: &str) -> Option<Result<Arc<Key>, Denied>> {
+    pub fn recall(&self, presented: &[u8]) -> Option<Result<Arc<KnownKey>, Denied>> {
         let Some((id, secret)) = parse(presented) else { return Some(Err(Denied::Malformed)) };
         let hash = SecretHash::from(Sha256::digest(secret));
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         let last = known.last.as_ref().filter(|last| last.began.elapsed() < STALE_MAX)?;
-        known.by_id.get(id).map(|entry| entry.check(&hash, last.clock.now()))
+        let known = known.by_id.get(id)?;
+        Some(known.check(&hash, &last.clock).map(|()| Arc::clone(known)))
     }
 
     /// The same, whatever it takes.
-    pub async fn find(&self, presented: &str) -> Result<Arc<Key>, Denied> {
+    pub async fn find(&self, presented: &[u8]) -> Result<Arc<KnownKey>, Denied> {
         if let Some(found) = self.recall(presented) {
             return found;
         }
@@ -133,8 +151,7 @@ impl KeyRing {
     pub fn still_takes(&self, id: &KeyId) -> bool {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = &known.last else { return false };
-        let is_good = |entry: &Arc<Entry>| entry.ends(last.clock.now()).is_none();
-        known.by_id.get(id.as_str()).is_some_and(is_good)
+        known.by_id.get(id.as_str()).is_some_and(|known| known.ends(&last.clock).is_none())
     }
 
     /// Learns what has changed until now.
@@ -207,17 +224,28 @@ impl Shared {
             }
         };
         let changed = self.store.keys_changed(since, began + LOOK_MAX).await?;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut *self.known.write().unwrap_or_else(PoisonError::into_inner);
         let (at, clock) = (changed.now, DatabaseClock::read(changed.now));
         known.last = Some(LastLook { began, read_all, at, clock });
         for SecretKey { key, secret_hash } in changed.keys {
             let before = known.by_id.get(key.id.as_str());
             let used = before.is_some_and(|before| before.used.load(Ordering::Relaxed));
+            let meter = match (before, &key.scope) {
+                (Some(before), _) => Arc::clone(&before.meter),
+                (None, Scope::Partner(partner_id)) => {
+                    let of_partner = known.meters.entry(partner_id.clone());
+                    Arc::clone(of_partner.or_insert_with(|| self.meter()))
+                }
+                (None, Scope::Read | Scope::Operator) => self.meter(),
+            };
             let (id, used) = (key.id.clone(), AtomicBool::new(used));
-            let entry = Entry { key: Arc::new(key), secret_hash, used };
-            known.by_id.insert(id, Arc::new(entry));
+            known.by_id.insert(id, Arc::new(KnownKey { key, meter, secret_hash, used }));
         }
         Ok(())
+    }
+
+    fn meter(&self) -> Arc<Meter> {
+        Arc::new(RateLimiter::direct(self.quota).with_middleware())
     }
 
     async fn write_down_what_was_used(&self) {
@@ -240,26 +268,26 @@ impl Shared {
     }
 }
 
-impl Entry {
-    fn check(&self, hash: &SecretHash, now: Timestamp) -> Result<Arc<Key>, Denied> {
+impl KnownKey {
+    fn check(&self, hash: &SecretHash, clock: &DatabaseClock) -> Result<(), Denied> {
         if !bool::from(self.secret_hash[..].ct_eq(&hash[..])) {
             return Err(Denied::WrongSecret);
         }
-        if let Some(denied) = self.ends(now) {
+        if let Some(denied) = self.ends(clock) {
             return Err(denied);
         }
         // Read first: who writes takes the line away from all others.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
-        Ok(Arc::clone(&self.key))
+        Ok(())
     }
 
     /// Why it is good no more.
-    fn ends(&self, now: Timestamp) -> Option<Denied> {
+    fn ends(&self, clock: &DatabaseClock) -> Option<Denied> {
         if self.key.revoked_at.is_some() {
             Some(Denied::Revoked)
-        } else if self.key.expires_at.is_some_and(|end| end <= now) {
+        } else if self.key.expires_at.is_some_and(|end| end <= clock.now()) {
             Some(Denied::Expired)
         } else {
             None
@@ -289,9 +317,12 @@ fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
 }
 
 /// The id and the secret of a key as it is presented.
-fn parse(presented: &str) -> Option<(&str, &str)> {
-    let (id, secret) = presented.strip_prefix(PREFIX)?.strip_prefix('_')?.split_once('_')?;
-    (id.len() == KeyId::LENGTH && secret.len() == 2 * SECRET_BYTES).then_some((id, secret))
+fn parse(presented: &[u8]) -> Option<(&str, &[u8])> {
+    let rest = presented.strip_prefix(PREFIX.as_bytes())?.strip_prefix(b"_")?;
+    let (id, rest) = rest.split_at_checked(KeyId::LENGTH)?;
+    let secret = rest.strip_prefix(b"_")?;
+    let id = str::from_utf8(id).ok()?;
+    (secret.len() == 2 * SECRET_BYTES).then_some((id, secret))
 }
 
 #[cfg(test)]
@@ -303,10 +334,12 @@ mod tests {
         let name = KeyName::parse("ours").expect("a name");
         let (key, text) = new_key(name, Scope::Operator, None, None).expect("random numbers");
         assert_eq!(text.len(), 60);
-        let (id, secret) = parse(&text).expect("a key");
+        let [longer, other] = [format!("{text}0"), text.replace('_', "-")];
+        let (longer, other, text) = (longer.as_bytes(), other.as_bytes(), text.as_bytes());
+        let (id, secret) = parse(text).expect("a key");
         assert_eq!(id, key.id.as_str());
         assert_eq!(SecretHash::from(Sha256::digest(secret)), key.secret_hash);
-        for wrong in ["", "tb", "tb_", "tb__", &text[1..], &text[..59], &format!("{text}0")] {
+        for wrong in [&b""[..], b"tb", b"tb_", b"tb__", &text[1..], &text[..59], longer, other] {
             assert_eq!(parse(wrong), None, "{wrong:?}");
         }
     }

@@ -121,6 +121,9 @@ fn after_help() -> String {
     )
 }
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dotenvy::from_path(".env") {

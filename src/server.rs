@@ -328,9 +328,9 @@ async fn app(config: &Config, options: &PgConnectOptions) -> Result<App, ServeEr
     let access = match config.access_control {
         AccessControl::Off => Access::Off,
         AccessControl::Keys => {
-            let ring = KeyRing::open(Arc::clone(&store), runtime.clone()).await;
             let Config { partner_requests_per_s, partner_requests_burst, .. } = *config;
             let rates = Rates::new(partner_requests_per_s, partner_requests_burst);
+            let ring = KeyRing::open(Arc::clone(&store), runtime.clone(), rates.quota()).await;
             let limits = PartnerLimits { open_holds_max: config.partner_holds_max };
             Access::Keys(Guard { ring: ring.map_err(ServeError::Keys)?, rates, limits })
         }

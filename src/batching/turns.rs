@@ -6,14 +6,19 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use slab::Slab;
+
 use crate::domain::{Caller, Command};
 
 /// What waits, of everybody.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
-    queues: HashMap<Caller, Queue<T>>,
-    /// Whoever has something waiting, or has had more than the others, by when its turn comes.
-    order: BTreeMap<Place, Caller>,
+    /// Of whoever has something waiting, or has had more than the others.
+    queues: Slab<Queue<T>>,
+    /// Where everybody's queue is: looked up once for what comes, and not at all for what goes.
+    by_caller: HashMap<Caller, Slot>,
+    /// By when the turn of each comes.
+    order: BTreeMap<Place, Slot>,
     /// The turn that it is.
     now: u64,
     /// The ranks that are still to be given, at both ends.
@@ -24,11 +29,15 @@ pub(super) struct Turns<T> {
     lengths: Vec<usize>,
     longest: usize,
     /// Who had the longest queue when that was last looked for.
-    flood: Option<Caller>,
+    flood: Option<Slot>,
 }
+
+/// Of a queue, among all.
+type Slot = usize;
 
 #[derive(Debug)]
 struct Queue<T> {
+    caller: Caller,
     items: VecDeque<T>,
     place: Place,
 }
@@ -49,7 +58,8 @@ pub(super) trait Waiting {
 impl<T: Waiting> Turns<T> {
     pub fn new() -> Self {
         Self {
-            queues: HashMap::new(),
+            queues: Slab::new(),
+            by_caller: HashMap::new(),
             order: BTreeMap::new(),
             now: 0,
             first_rank: -1,
@@ -72,58 +82,49 @@ impl<T: Waiting> Turns<T> {
     /// Adds what has just come. If there are `max` already, one has to go, and is returned: the last
     /// of somebody who has many waiting, so that a flood is turned away before anybody else is.
     pub fn push_back(&mut self, item: T, max: usize) -> Option<T> {
+        let own = self.by_caller.get(item.command().caller()).copied();
         let mut refused = None;
         if self.len >= max {
-            let own = self.queues.get(item.command().caller()).map_or(0, |own| own.items.len());
-            let Some(flood) = self.longer_than(own + 1) else { return Some(item) };
-            refused = self.change(&flood, VecDeque::pop_back);
+            let waiting = own.map_or(0, |slot| self.queues[slot].items.len());
+            let Some(flood) = self.longer_than(waiting + 1) else { return Some(item) };
+            refused = self.change(flood, VecDeque::pop_back);
         }
-        let caller = item.command().caller().clone();
-        if !self.queues.contains_key(&caller) {
-            let place = Place { turn: self.now, rank: self.last_rank };
-            self.last_rank += 1;
-            self.order.insert(place, caller.clone());
-            self.queues.insert(caller.clone(), Queue { items: VecDeque::new(), place });
-        }
-        self.change(&caller, |items| items.push_back(item));
+        let slot = own.unwrap_or_else(|| {
+            let place = self.last_place(self.now);
+            self.add(item.command().caller().clone(), place)
+        });
+        self.change(slot, |items| items.push_back(item));
         refused
     }
 
     /// Puts something before all else, of this caller's and of the others'.
     pub fn push_front(&mut self, item: T) {
-        let caller = item.command().caller().clone();
         let place = Place { turn: self.now, rank: self.first_rank };
         self.first_rank -= 1;
-        match self.queues.get_mut(&caller) {
-            Some(queue) => {
-                self.order.remove(&queue.place);
-                queue.place = place;
+        let slot = match self.by_caller.get(item.command().caller()).copied() {
+            Some(slot) => {
+                self.order.remove(&self.queues[slot].place);
+                self.put(slot, place);
+                slot
             }
-            None => {
-                self.queues.insert(caller.clone(), Queue { items: VecDeque::new(), place });
-            }
-        }
-        self.order.insert(place, caller.clone());
-        self.change(&caller, |items| items.push_front(item));
+            None => self.add(item.command().caller().clone(), place),
+        };
+        self.change(slot, |items| items.push_front(item));
     }
 
     /// Takes the next one.
     pub fn pop(&mut self) -> Option<T> {
         while self.len > 0 {
-            let (place, caller) = self.order.pop_first()?;
+            let (place, slot) = self.order.pop_first()?;
             // Front places do not turn it back.
             self.now = self.now.max(place.turn);
-            let Some(item) = self.change(&caller, VecDeque::pop_front) else {
+            let Some(item) = self.change(slot, VecDeque::pop_front) else {
                 // It has paid for what it had.
-                self.forget(&caller);
+                self.forget(slot);
                 continue;
             };
-            let rows = item.command().rows() as u64;
-            let place = Place { turn: self.now + rows, rank: self.last_rank };
-            self.last_rank += 1;
-            let queue = self.queues.get_mut(&caller).expect("it had something waiting");
-            queue.place = place;
-            self.order.insert(place, caller);
+            let place = self.last_place(self.now + item.command().rows() as u64);
+            self.put(slot, place);
             if self.len == 0 {
                 // Nobody is kept waiting by what anybody has had.
                 self.clear();
@@ -136,12 +137,12 @@ impl<T: Waiting> Turns<T> {
     /// Takes out what is late, of that which is the first of its caller's.
     pub fn take_late(&mut self, is_late: impl Fn(&T) -> bool) -> Vec<T> {
         let late = |queue: &Queue<T>| queue.items.front().is_some_and(&is_late);
-        let callers = self.queues.iter().filter(|(_, queue)| late(queue));
-        let callers: Vec<Caller> = callers.map(|(caller, _)| caller.clone()).collect();
+        let slots = self.queues.iter().filter(|(_, queue)| late(queue));
+        let slots: Vec<Slot> = slots.map(|(slot, _)| slot).collect();
         let mut taken = Vec::new();
-        for caller in callers {
-            while late(&self.queues[&caller]) {
-                taken.extend(self.change(&caller, VecDeque::pop_front));
+        for slot in slots {
+            while late(&self.queues[slot]) {
+                taken.extend(self.change(slot, VecDeque::pop_front));
             }
         }
         taken
@@ -149,15 +150,37 @@ impl<T: Waiting> Turns<T> {
 
     /// The first of each caller's, which has waited longest.
     pub fn firsts(&self) -> impl Iterator<Item = &T> {
-        self.queues.values().filter_map(|queue| queue.items.front())
+        self.queues.iter().filter_map(|(_, queue)| queue.items.front())
+    }
+
+    /// Behind all others of a turn.
+    fn last_place(&mut self, turn: u64) -> Place {
+        let place = Place { turn, rank: self.last_rank };
+        self.last_rank += 1;
+        place
+    }
+
+    /// A queue for somebody who has none.
+    fn add(&mut self, caller: Caller, place: Place) -> Slot {
+        let queue = Queue { caller: caller.clone(), items: VecDeque::new(), place };
+        let slot = self.queues.insert(queue);
+        self.by_caller.insert(caller, slot);
+        self.order.insert(place, slot);
+        slot
+    }
+
+    /// Gives a place to a queue that has none in the order.
+    fn put(&mut self, slot: Slot, place: Place) {
+        self.queues[slot].place = place;
+        self.order.insert(place, slot);
     }
 
     /// Changes a queue, and keeps the counts.
-    fn change<R>(&mut self, caller: &Caller, act: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
-        let queue = self.queues.get_mut(caller).expect("it has a queue");
-        let before = queue.items.len();
-        let done = act(&mut queue.items);
-        let after = queue.items.len();
+    fn change<R>(&mut self, slot: Slot, act: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
+        let items = &mut self.queues[slot].items;
+        let before = items.len();
+        let done = act(items);
+        let after = items.len();
         self.len = self.len + after - before;
         if self.lengths.len() <= after {
             self.lengths.resize(after + 1, 0);
@@ -172,12 +195,17 @@ impl<T: Waiting> Turns<T> {
         done
     }
 
-    fn forget(&mut self, caller: &Caller) {
-        self.queues.remove(caller);
+    /// An empty queue is one no more.
+    fn forget(&mut self, slot: Slot) {
+        let queue = self.queues.remove(slot);
+        self.by_caller.remove(&queue.caller);
+        // The next in this slot is somebody else.
+        self.flood = self.flood.filter(|flood| *flood != slot);
     }
 
     fn clear(&mut self) {
         self.queues.clear();
+        self.by_caller.clear();
         self.order.clear();
         self.lengths.clear();
         self.longest = 0;
@@ -186,20 +214,19 @@ impl<T: Waiting> Turns<T> {
 
     /// Somebody who has more than so many waiting, and at least half as many as anybody has. Looks
     /// through all only if the last one has not.
-    fn longer_than(&mut self, own: usize) -> Option<Caller> {
+    fn longer_than(&mut self, own: usize) -> Option<Slot> {
         if self.longest <= own {
             return None;
         }
-        let has_many = |queue: &Queue<T>| {
-            let count = queue.items.len();
+        let has_many = |slot: Slot| {
+            let count = self.queues[slot].items.len();
             count > own && 2 * count >= self.longest
         };
-        let known = self.flood.as_ref().and_then(|caller| self.queues.get(caller));
-        if !known.is_some_and(has_many) {
+        if !self.flood.is_some_and(has_many) {
             let longest = self.queues.iter().max_by_key(|(_, queue)| queue.items.len());
-            self.flood = longest.map(|(caller, _)| caller.clone());
+            self.flood = longest.map(|(slot, _)| slot);
         }
-        self.flood.clone()
+        self.flood
     }
 }
 
@@ -245,6 +272,7 @@ mod tests {
             all.push(format!("{}{}", partner.as_str(), item.1));
         }
         assert_eq!((turns.len, turns.order.len(), turns.queues.len()), (0, 0, 0));
+        assert_eq!(turns.by_caller.len(), 0);
         assert_eq!(turns.longest, 0);
         all.join(" ")
     }
@@ -331,6 +359,18 @@ mod tests {
             let refused = turns.push_back(command(name, 1, 200 + number), 100);
             assert_eq!(refused.map(|refused| refused.1), Some(49 - number));
         }
+    }
+
+    /// Whoever was the flood may be gone since, and another in its place.
+    #[test]
+    fn the_next_flood_is_turned_away_too() {
+        let mut turns = turns(&[("a", 1); 4]);
+        assert_eq!(turns.push_back(command("b", 1, 10), 4).map(|refused| refused.1), Some(3));
+        for number in 20..30 {
+            turns.pop().expect("something waits");
+            turns.push_back(command("d", 1, number), 4);
+        }
+        assert_eq!(turns.push_back(command("e", 1, 30), 4).map(|refused| refused.1), Some(29));
     }
 
     #[test]

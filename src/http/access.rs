@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::App;
 use super::problem::{Code, Problem};
 use super::rates::Rates;
-use crate::access::{Denied, KeyRing};
+use crate::access::{Denied, KeyRing, KnownKey};
 use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
 
 /// How long the answer to a request too many is held back.
@@ -37,13 +37,17 @@ pub struct Guard {
 }
 
 /// Who calls: `None` where nobody is asked.
-#[derive(Clone, Debug)]
-pub struct Identity(Option<Arc<Key>>);
+#[derive(Clone)]
+pub struct Identity(Option<Arc<KnownKey>>);
 
 impl Identity {
+    fn key(&self) -> Option<&Key> {
+        self.0.as_deref().map(|known| &known.key)
+    }
+
     /// As the engine knows it.
     pub fn caller(&self) -> Caller {
-        match self.0.as_deref() {
+        match self.key() {
             None | Some(Key { scope: Scope::Read, .. }) => Caller::Anybody,
             Some(Key { scope: Scope::Partner(partner_id), .. }) => {
                 Caller::Partner(partner_id.clone())
@@ -54,14 +58,14 @@ impl Identity {
 
     /// The partner that it acts for, and for no other.
     pub fn partner(&self) -> Option<&PartnerId> {
-        match self.0.as_deref()?.scope {
+        match self.key()?.scope {
             Scope::Partner(ref partner_id) => Some(partner_id),
             Scope::Read | Scope::Operator => None,
         }
     }
 
     pub fn key_id(&self) -> Option<&KeyId> {
-        self.0.as_deref().map(|key| &key.id)
+        self.key().map(|key| &key.id)
     }
 
     /// The key, to see whether it is still good later.
@@ -82,8 +86,8 @@ impl Identity {
                 format!("This key is for the partner {} alone", own.as_str()),
                 TurnedAway::OtherPartner,
             )),
-            (Some(own), _) => Ok(Some(own.clone())),
-            (None, named) => Ok(named),
+            (Some(own), None) => Ok(Some(own.clone())),
+            (_, named) => Ok(named),
         }
     }
 }
@@ -162,7 +166,7 @@ macro_rules! callers {
             type Future = Identified<Self>;
 
             fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-                identify(request, |identity| match identity.0.as_deref().map(|key| &key.scope) {
+                identify(request, |identity| match identity.key().map(|key| &key.scope) {
                     None => Ok(Self(identity)),
                     Some(scope) if [$(Word::$scope),+].contains(&Word::of(scope)) => {
                         Ok(Self(identity))
@@ -255,10 +259,10 @@ impl Guard {
     fn identified(
         &self,
         request: &HttpRequest,
-        found: Result<Arc<Key>, Denied>,
+        found: Result<Arc<KnownKey>, Denied>,
     ) -> Result<Identity, Problem> {
-        let key = match found {
-            Ok(key) => key,
+        let known = match found {
+            Ok(known) => known,
             Err(Denied::Unavailable) => {
                 let mut problem = Problem::database_unavailable();
                 problem.more.turned_away = Some(TurnedAway::Denied(Denied::Unavailable));
@@ -266,18 +270,19 @@ impl Guard {
             }
             Err(denied) => return Err(Problem::unauthenticated(TurnedAway::Denied(denied))),
         };
-        let allowance = self.rates.count(&key)?;
+        let allowance = self.rates.count(&known.meter)?;
         request.extensions_mut().insert(allowance);
-        Ok(Identity(Some(key)))
+        Ok(Identity(Some(known)))
     }
 }
 
 /// What follows `Bearer` (RFC 6750), if it stands there once.
-fn bearer(request: &HttpRequest) -> Option<&str> {
+fn bearer(request: &HttpRequest) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"Bearer ";
     let mut given = request.headers().get_all(AUTHORIZATION);
-    let (first, None) = (given.next()?.to_str().ok()?, given.next()) else { return None };
-    let (scheme, token) = first.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_ascii())
+    let (first, None) = (given.next()?.as_bytes(), given.next()) else { return None };
+    let (scheme, token) = first.split_at_checked(SCHEME.len())?;
+    scheme.eq_ignore_ascii_case(SCHEME).then(|| token.trim_ascii())
 }
 
 fn forbidden(scope: &Scope, allowed: &[&str]) -> Problem {

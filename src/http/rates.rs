@@ -2,61 +2,50 @@
 //!
 //! Each process counts for itself: what several replicas behind a load balancer allow adds up.
 
+use std::fmt::Write as _;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use governor::Quota;
 use governor::clock::{Clock as _, DefaultClock};
-use governor::middleware::StateInformationMiddleware;
-use governor::state::keyed::DefaultKeyedStateStore;
-use governor::{Quota, RateLimiter};
 
 use super::access::TurnedAway;
 use super::problem::{Code, Problem};
-use crate::domain::{Key, KeyId, PartnerId, Scope};
+use crate::access::Meter;
 
 /// The name of the policy in `RateLimit` headers.
 const POLICY: &str = "requests";
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Who is counted: all keys of one partner together, and every other key for itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Counted {
-    Partner(PartnerId),
-    Key(KeyId),
-}
-
-type Limiter =
-    RateLimiter<Counted, DefaultKeyedStateStore<Counted>, DefaultClock, StateInformationMiddleware>;
-
+/// What is said of the limit: the same for everybody. All keys of one partner are counted together,
+/// and every other key for itself.
 pub struct Rates {
-    limiter: Limiter,
     clock: DefaultClock,
     per_second: NonZeroU32,
     burst: NonZeroU32,
-    /// The same for everybody, and in every answer.
+    /// In every answer.
     policy: HeaderValue,
 }
 
 impl Rates {
     /// So many requests in a second, and so many in a burst.
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
-        let quota = Quota::per_second(per_second).allow_burst(burst);
-        let limiter = RateLimiter::keyed(quota).with_middleware();
         let window_s = burst.get().div_ceil(per_second.get());
         let policy = format!("\"{POLICY}\";q={burst};w={window_s}");
-        let policy = HeaderValue::try_from(policy).expect("it is ASCII");
-        Self { limiter, clock: DefaultClock::default(), per_second, burst, policy }
+        // Once for the process, so that no two answers share a count of who has it.
+        let policy = HeaderValue::from_static(policy.leak());
+        Self { clock: DefaultClock::default(), per_second, burst, policy }
+    }
+
+    pub fn quota(&self) -> Quota {
+        Quota::per_second(self.per_second).allow_burst(self.burst)
     }
 
     /// Counts a request, and says what is left.
-    pub fn count(&self, key: &Key) -> Result<Allowance, Problem> {
-        let who = match &key.scope {
-            Scope::Partner(partner_id) => Counted::Partner(partner_id.clone()),
-            Scope::Read | Scope::Operator => Counted::Key(key.id.clone()),
-        };
-        match self.limiter.check_key(&who) {
+    pub fn count(&self, meter: &Meter) -> Result<Allowance, Problem> {
+        match meter.check() {
             Ok(state) => Ok(self.allowance(state.remaining_burst_capacity())),
             Err(until) => {
                 let wait = until.wait_time_from(self.clock.now());
@@ -95,7 +84,9 @@ impl Allowance {
     /// Says so, in the headers of draft-ietf-httpapi-ratelimit-headers.
     pub fn write(&self, headers: &mut HeaderMap) {
         let Self { policy, remaining, reset_s } = self;
-        let left = format!("\"{POLICY}\";r={remaining};t={reset_s}");
+        // At once as long as it gets.
+        let mut left = String::with_capacity(48);
+        write!(left, "\"{POLICY}\";r={remaining};t={reset_s}").expect("it is a text");
         headers.insert(RATE_LIMIT_POLICY, policy.clone());
         headers.insert(RATE_LIMIT, HeaderValue::try_from(left).expect("it is ASCII"));
     }

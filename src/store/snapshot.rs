@@ -13,13 +13,15 @@ use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Ti
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
 /// a reservation cancelled in between gave its seats back twice.
 ///
-/// What limited partners have comes in rows of its own, and only where it counts.
+/// What limited partners have comes in rows of its own, and only where it counts; found by the number
+/// that their index has of event and partner.
 ///
 /// Holds past their time are read only where the seats that are available may not do; `limit` and
 /// what is asked for bound how many.
 ///
-/// `offset 0` keeps the planner from turning the join by key around: planned while the table was
-/// empty, it would read all of it for each batch once it is not.
+/// `offset 0` keeps the planner from turning the join by key around, and from any other way to a
+/// partner's rows: planned while the table was empty, it would read all of it for each batch once it is
+/// not.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub(super) async fn snapshot(
     connection: &mut PgConnection,
@@ -88,12 +90,17 @@ pub(super) async fn snapshot(
                        lateral (
                         select coalesce(sum(seats), 0)::bigint as seats,
                                count(*) filter (where status = 'held') as holds
-                          from reservations
-                         where event_id = $1
-                           and partner_id = wanted.partner_id
-                           and (status = 'held' or (limited and status = 'confirmed'))
-                           and (status <> 'held' or hold_expires_at > statement_timestamp())
-                        offset 0
+                          from (
+                                select event_id, partner_id, seats, status
+                                  from reservations
+                                 where hashtextextended(partner_id, hashtextextended(event_id, 0))
+                                           = hashtextextended(wanted.partner_id,
+                                                              hashtextextended($1, 0))
+                                   and (status = 'held' or (limited and status = 'confirmed'))
+                                   and (status <> 'held' or hold_expires_at > statement_timestamp())
+                                offset 0
+                               ) as same_number
+                         where event_id = $1 and partner_id = wanted.partner_id
                        ) as used
                  where wanted.has_holds or event.seats_per_partner_max is not null
                ) as named on true

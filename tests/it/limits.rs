@@ -95,6 +95,11 @@ async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
         assert!(problem["retryAfterMs"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)));
         assert_eq!(refused.header("ratelimit"), Some("\"requests\";r=0;t=5"));
         assert_eq!(ask(&theirs).await.status, 200);
+        // A new key is looked for, and then all new ones are read again.
+        let third = app.key(Scope::Partner(partner("abc-corp"))).await.1;
+        for key in [&third, &ours] {
+            assert_ne!(ask(key).await.header("ratelimit"), first.header("ratelimit"));
+        }
         assert_eq!(app.get("/health").await.header("ratelimit"), None);
     })
     .await;

@@ -44,7 +44,19 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "an expired key goes on",
-        &[(KEYS, "is_some_and(|end| end <= now)", "is_some_and(|end| end < self.key.created_at)")],
+        &[(KEYS, "|end| end <= clock.now()", "|end| end <= clock.now() && end < self.key.created_at")],
+    ),
+    rule(
+        "each key of a partner counts for itself",
+        &[(
+            KEYS,
+            "Arc::clone(of_partner.or_insert_with(|| self.meter()))",
+            "{\n                    drop(of_partner);\n                    self.meter()\n                }",
+        )],
+    ),
+    rule(
+        "what was counted is forgotten when keys are read again",
+        &[(KEYS, "(Some(before), _) => Arc::clone(&before.meter)", "(Some(_), _) => self.meter()")],
     ),
     rule(
         "an operator's key is not written down",
@@ -109,18 +121,25 @@ pub const RULES: &[Rule] = &[
     // Whose turn it is
     rule(
         "all wait in one line",
-        &[(
-            TURNS,
-            "        let caller = item.command().caller().clone();\n        if !self.queues",
-            "        let caller = Caller::Anybody;\n        if !self.queues",
-        )],
+        &[
+            (
+                TURNS,
+                "let own = self.by_caller.get(item.command().caller()).copied();",
+                "let own = self.by_caller.get(&Caller::Anybody).copied();",
+            ),
+            (
+                TURNS,
+                "            self.add(item.command().caller().clone(), place)\n        });",
+                "            self.add(Caller::Anybody, place)\n        });",
+            ),
+        ],
     ),
     rule(
         "a list costs one turn",
         &[(
             TURNS,
-            "let rows = item.command().rows() as u64;",
-            "let rows = item.command().rows().min(1) as u64;",
+            "self.now + item.command().rows() as u64",
+            "self.now + item.command().rows().min(1) as u64",
         )],
     ),
     rule(

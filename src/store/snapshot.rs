@@ -93,9 +93,10 @@ pub(super) async fn snapshot(
                           from (
                                 select event_id, partner_id, seats, status
                                   from reservations
-                                 where hashtextextended(partner_id, hashtextextended(event_id, 0))
-                                           = hashtextextended(wanted.partner_id,
-                                                              hashtextextended($1, 0))
+                                 where ((hashtext(event_id)::bigint << 32)
+                                        | (hashtext(partner_id)::bigint & 4294967295))
+                                     = ((hashtext($1)::bigint << 32)
+                                        | (hashtext(wanted.partner_id)::bigint & 4294967295))
                                    and (status = 'held' or (limited and status = 'confirmed'))
                                    and (status <> 'held' or hold_expires_at > statement_timestamp())
                                 offset 0

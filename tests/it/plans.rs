@@ -74,7 +74,7 @@ async fn every_statement_finds_its_rows_by_what_names_them() {
                     "reservations" => {
                         by.contains("(id = ")
                             || by.contains("idempotency_key")
-                            || by.contains("hashtextextended((partner_id)::text")
+                            || by.contains("hashtext((partner_id)::text)")
                             || (by.contains("event_id = ") && by.contains("hold_expires_at"))
                             || (steps && (by.contains("event_id") || by == "nothing"))
                             || (page && by.contains("ROW(id, event_id) > "))

@@ -44,7 +44,11 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "an expired key goes on",
-        &[(KEYS, "|end| end <= clock.now()", "|end| end <= clock.now() && end < self.key.created_at")],
+        &[(
+            KEYS,
+            "|end| end <= clock.now()",
+            "|end| end <= clock.now() && end < self.key.created_at",
+        )],
     ),
     rule(
         "each key of a partner counts for itself",

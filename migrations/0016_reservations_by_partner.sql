@@ -1,8 +1,8 @@
 -- no-transaction
--- What `reservations_of_partner` is for, by one number instead of two texts: comparing those was most
--- of what a row of an event with a limit cost, and that was a third of what the row cost in all.
--- Partners with the same number are told apart by what is read. Its upper half is the event's, so that
--- a sale writes to pages of its own, and not all over the index.
+-- What `reservations_of_partner` is for, by one number instead of two texts: comparing those was nearly
+-- half of what an entry cost, and an entry was a third of what a row of such an event cost. Partners
+-- with the same number are told apart by what is read. Its upper half is the event's, so that a sale
+-- writes to pages of its own, and not all over the index.
 --
 -- Built beside writers, which is why it stands alone, outside of a transaction. If it is cut off in
 -- the middle, an index that is not valid stays behind, and the next attempt says that it exists: drop

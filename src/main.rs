@@ -121,6 +121,7 @@ fn after_help() -> String {
     )
 }
 
+/// A tenth of the time of a booking; see docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -39,6 +39,7 @@ impl Rates {
         Self { clock: DefaultClock::default(), per_second, burst, policy }
     }
 
+    /// As the meters of the keys count it.
     pub fn quota(&self) -> Quota {
         Quota::per_second(self.per_second).allow_burst(self.burst)
     }

@@ -105,6 +105,37 @@ async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
     .await;
 }
 
+/// The index of what partners have knows them by a number of 32 bits.
+#[tokio::test(flavor = "multi_thread")]
+async fn partners_with_the_same_number_are_told_apart() {
+    const SAME: [&str; 2] = ["partner-19", "partner-54704"];
+    with_settings(&KEYS, async |app| {
+        let mut connection = app.database.connect().await;
+        let same: bool = sqlx::query_scalar("select hashtext($1) = hashtext($2)")
+            .bind(SAME[0])
+            .bind(SAME[1])
+            .fetch_one(&mut connection)
+            .await
+            .expect("the database is there");
+        assert!(same);
+        let (_, operator) = app.key(Scope::Operator).await;
+        let event =
+            json!({"eventId": "e", "name": "E", "totalSeats": 1000, "maxSeatsPerPartner": 2});
+        app.send_as(&operator, Method::POST, "/events", event).await.json();
+        for name in SAME {
+            let (_, key) = app.key(Scope::Partner(partner(name))).await;
+            let book = async || {
+                let path = "/events/e/reservations";
+                app.send_as(&key, Method::POST, path, json!({"seats": 2})).await
+            };
+            book().await.made();
+            let problem = book().await.problem(409, "partner_limit_exceeded");
+            assert_eq!(problem["limitUsed"], 2, "{problem}");
+        }
+    })
+    .await;
+}
+
 /// For a booking, nobody has to know how many holds there are. That is not to be taken for none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_booking_does_not_make_holds_forgotten() {

@@ -20,7 +20,7 @@ simulate: ## Simulate SEEDS seeds (100,000) from FROM on, or show the one SEED
 	cargo test --release --locked --test it no_seed_breaks_a_promise -- --nocapture
 
 ROUNDS ?= 20
-chaos: set-up-tests ## Try each real fault ROUNDS (20) times, and write docs/reliability.md; 20 minutes
+chaos: set-up-tests ## Try each real fault ROUNDS (20) times, and write docs/reliability.md; 40 minutes
 	cargo run --quiet --locked --package xtask -- chaos $(ROUNDS)
 
 mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; 40 minutes
@@ -32,7 +32,7 @@ schemathesis: set-up ## Try the API with what its OpenAPI document allows and fo
 bench: set-up ## Measure everything, and write it into docs/performance.md; 19 minutes
 	cargo bench --locked --bench hot_event -- --write
 
-bench-quick: set-up ## Measure the most important things, and only print them; 5 minutes
+bench-quick: set-up ## Measure the most important things, and only print them; 3 minutes
 	cargo bench --locked --bench hot_event -- --quick
 
 lint: set-up ## Clippy with warnings denied, and the licences and sources of all dependencies

@@ -13,6 +13,8 @@ mod event;
 mod key;
 mod named;
 mod reservation;
+#[cfg(test)]
+mod tests;
 
 pub use command::{
     Action, Alter, ChangeEvent, Command, HoldTime, IdempotencyKey, Item, KeyedRequest,

@@ -38,7 +38,7 @@ impl Add for Usage {
 }
 
 /// Partners of whom it is remembered what they have.
-const PARTNERS_MAX: usize = 10_000;
+pub(super) const PARTNERS_MAX: usize = 10_000;
 
 /// The reservations that the commands of a batch name, by id or by idempotency key, and the holds
 /// past their time whose seats they may need, read in one snapshot with the event. Empty where the

@@ -87,6 +87,16 @@ fn reserve(seats: i32) -> Command {
     reserve_as("abc-corp", seats, None)
 }
 
+/// So many reservations of one seat.
+fn list_of(count: usize) -> Command {
+    let Command::Reserve(one) = reserve(1) else { unreachable!("it books") };
+    let items = std::iter::repeat_with(|| Item {
+        id: ReservationId(Uuid::now_v7()),
+        ..one.items[0].clone()
+    });
+    Command::Reserve(Reserve { items: items.take(count).collect(), is_list: true, ..one.clone() })
+}
+
 pub fn made(outcome: Outcome) -> Reservation {
     match outcome {
         Ok(Acceptance::Reserved(mut made)) if made.len() == 1 => made.remove(0),
@@ -236,6 +246,26 @@ async fn what_waits_for_the_next_batch_keeps_its_place() {
     made(first.await.expect("answered"));
     assert_eq!(refused_for_seats(second.await.expect("answered")), 0);
     assert_eq!(refused_for_seats(third.await.expect("answered")), 0);
+}
+
+/// A statement has 512 rows at most, and what is asked for as a whole is never split.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_room_in_a_batch_is_the_next_one() {
+    let engine = Engine::with_seats(1_000);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let mut lists = Vec::new();
+    for _ in 0..6 {
+        lists.push(engine.start(list_of(100)).await);
+    }
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    for (number, list) in lists.into_iter().enumerate() {
+        let Ok(Acceptance::Reserved(made)) = list.await.expect("answered") else {
+            panic!("list {number} is not made");
+        };
+        assert_eq!((made.len(), made[0].version), (100, if number < 5 { 2 } else { 3 }));
+    }
+    engine.check_sold(601, 601);
 }
 
 /// Each of many extensions of one hold takes a batch of its own. Everybody else goes on meanwhile.
@@ -406,7 +436,9 @@ async fn draining_answers_what_was_taken_in_and_takes_no_more() {
     let engine = Engine::with_seats(50);
     let taken = [engine.start_stalled(reserve(1)).await, engine.start(reserve(1)).await];
     engine.store.resume();
+    let begun = Instant::now();
     engine.batching.drain().await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "an idle batcher was waited for");
     for task in taken {
         made(task.await.expect("answered"));
     }

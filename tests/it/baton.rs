@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::engine::{Engine, made};
 use crate::stores::{TIMEOUT, insert};
 use crate::support::TestDatabase;
+use crate::support::simulated::Fault;
 
 #[tokio::test(start_paused = true)]
 async fn after_a_lost_race_a_batcher_waits_for_its_turn() {
@@ -40,6 +41,27 @@ async fn a_baton_that_does_not_come_stops_nobody() {
     let (asked, had) = engine.store.batons();
     assert!(asked < 3 && had == 0, "{asked} {had}");
     engine.check_sold(11, 11);
+}
+
+/// From the second loss on it waits in line behind the commit that is under way; with the baton, it has
+/// reason to believe that it wins, and waits from the third on.
+#[tokio::test(start_paused = true)]
+async fn who_loses_again_and_again_gives_way() {
+    for (baton_is_free, losses, fences) in
+        [(false, 1, 0), (false, 2, 1), (false, 5, 4), (true, 2, 0), (true, 3, 1), (true, 5, 3)]
+    {
+        let engine = Engine::with_seats(50);
+        if !baton_is_free {
+            engine.store.baton_is_gone();
+        }
+        engine.store.plan(std::iter::repeat_with(|| Fault::Overtaken).take(losses));
+        let begun = Instant::now();
+        made(engine.reserve(1).await);
+        assert_eq!(engine.store.fences_and_snapshots().0, fences, "{baton_is_free} {losses}");
+        // Who is at it with the baton makes no pause.
+        assert_eq!(begun.elapsed().is_zero(), baton_is_free && fences == 0);
+        engine.check_sold(1, 1);
+    }
 }
 
 /// On the real store. Each replica has one connection for its commits, and needs no other while it

@@ -248,6 +248,20 @@ async fn what_waits_for_the_next_batch_keeps_its_place() {
     assert_eq!(refused_for_seats(third.await.expect("answered")), 0);
 }
 
+/// An event that nobody books any more costs nothing.
+#[tokio::test(start_paused = true)]
+async fn a_batcher_that_is_idle_ends_and_the_next_booking_starts_another() {
+    let engine = Engine::with_seats(2);
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    made(engine.reserve(1).await);
+    assert_eq!(tasks(), before + 1);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(tasks(), before);
+    made(engine.reserve(1).await);
+    engine.check_sold(2, 2);
+}
+
 /// A statement has 512 rows at most, and what is asked for as a whole is never split.
 #[tokio::test(start_paused = true)]
 async fn what_has_no_room_in_a_batch_is_the_next_one() {

@@ -105,6 +105,7 @@ async fn everything_is_counted_once() {
         let batches = value(&samples, "batch_commands_count");
         assert!(batches >= commits + 3.0, "{batches}");
         assert!(value(&samples, "mailbox_wait_seconds_count") >= 11.0);
+        assert!(value(&samples, "mailbox_wait_seconds_sum") > 0.0);
         let stream = format!("{}/events/secret-event/stream?after=0", app.base);
         let mut stream = Client::new().get(stream).send().await.expect("an answer");
         let mut sent = 0;

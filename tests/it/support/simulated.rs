@@ -243,6 +243,8 @@ pub enum Fault {
     LandsLate,
     /// The same, but another replica's commit comes in between, so that it lands on nothing.
     OvertakenThenLost,
+    /// Another replica's commit takes the version first.
+    Overtaken,
     /// It reports that it did nothing.
     Unavailable,
     /// It does not return before [`Simulated::resume`].
@@ -398,6 +400,10 @@ impl Store for Simulated {
             Some(Fault::LandsLate) => {
                 self.locked(|state| state.late.push(batch.clone()));
                 Err(CommitError::Unknown(None))
+            }
+            Some(Fault::Overtaken) => {
+                self.elsewhere(0);
+                self.apply(batch)
             }
             Some(Fault::OvertakenThenLost) => {
                 self.elsewhere(0);

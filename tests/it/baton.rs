@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ticketboss::batching::Rejection;
 use ticketboss::domain::EventId;
 use ticketboss::store::{Commit, CommitError, Committed, ConnectionLimits, PostgresStore, Store};
 use tokio::runtime::Handle;
@@ -16,16 +17,25 @@ use crate::support::simulated::Fault;
 async fn after_a_lost_race_a_batcher_waits_for_its_turn() {
     let engine = Engine::with_seats(50);
     made(engine.reserve(1).await);
-    assert_eq!(engine.store.batons(), (0, 0));
+    assert_eq!(engine.store.batons(), (0, 0, 0));
     engine.store.elsewhere(0);
     made(engine.reserve(1).await);
-    assert_eq!(engine.store.batons(), (1, 1));
+    // The commit has passed it on.
+    assert_eq!(engine.store.batons(), (1, 1, 0));
     // Nobody else comes, so that it soon goes without again.
     for _ in 0..10 {
         made(engine.reserve(1).await);
     }
-    assert_eq!(engine.store.batons(), (5, 5));
+    assert_eq!(engine.store.batons(), (5, 5, 0));
     engine.check_sold(12, 12);
+    // Where there is nothing to commit any more, it is passed on all the same.
+    engine.store.elsewhere(-38);
+    let refused = engine.reserve(1).await;
+    assert!(matches!(refused, Err(Rejection::Refused(_))), "{refused:?}");
+    assert_eq!(engine.store.batons(), (6, 6, 1));
+    let refused = engine.reserve(1).await;
+    assert!(matches!(refused, Err(Rejection::Refused(_))), "{refused:?}");
+    assert_eq!(engine.store.batons(), (6, 6, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -38,7 +48,7 @@ async fn a_baton_that_does_not_come_stops_nobody() {
         made(engine.reserve(1).await);
     }
     // Not for each of them: time goes by only while it pauses after a loss.
-    let (asked, had) = engine.store.batons();
+    let (asked, had, _) = engine.store.batons();
     assert!(asked < 3 && had == 0, "{asked} {had}");
     engine.check_sold(11, 11);
 }

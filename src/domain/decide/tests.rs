@@ -567,9 +567,22 @@ fn a_change_of_the_event_has_a_version_of_its_own() {
     let commands = [reserve(1, 1, None), switch(EventStatus::Paused), reserve(2, 1, None)];
     check(9, &[], &commands, "made:1 deferred made:1", 2);
     let commands = [switch(EventStatus::Paused), reserve(1, 1, None), switch(EventStatus::Closed)];
-    check(9, &[], &commands, "event:9/1000 deferred deferred", 0);
+    let decision = check(9, &[], &commands, "event:9/1000 deferred deferred", 0);
+    let Verdict::Accepted(Acceptance::EventChanged(after)) = &decision.verdicts[0] else {
+        panic!("it is changed");
+    };
+    assert_eq!((after.version, after.status), (event(9).version + 1, EventStatus::Paused));
     let decision = check(9, &[], &[switch(EventStatus::OnSale)], "event-unchanged", 0);
     assert!(decision.verdicts[0].needs_a_read());
+}
+
+#[test]
+fn a_change_of_the_event_tells_what_is_held_after_it() {
+    let decision = check(2, &[held_until(1, 5, PAST)], &[resize(993)], "event:0/993", 2);
+    let Verdict::Accepted(Acceptance::EventChanged(after)) = &decision.verdicts[0] else {
+        panic!("it is changed");
+    };
+    assert_eq!(after.held_seats, event(2).held_seats - 5);
 }
 
 #[test]

@@ -268,6 +268,7 @@ struct State {
     baton_is_free: bool,
     asked: usize,
     turns: usize,
+    passed: usize,
     late: Vec<Batch>,
 }
 
@@ -282,6 +283,7 @@ impl Simulated {
             baton_is_free: true,
             asked: 0,
             turns: 0,
+            passed: 0,
             late: Vec::new(),
         };
         Self { state: Mutex::new(state), stalled: Notify::new(), resumed: Notify::new() }
@@ -352,9 +354,10 @@ impl Simulated {
         self.locked(|state| state.baton_is_free = false);
     }
 
-    /// How often the baton was asked for, and how often it was had.
-    pub fn batons(&self) -> (usize, usize) {
-        self.locked(|state| (state.asked, state.turns))
+    /// How often the baton was asked for, how often it was had, and how often it was passed on without
+    /// a commit.
+    pub fn batons(&self) -> (usize, usize, usize) {
+        self.locked(|state| (state.asked, state.turns, state.passed))
     }
 
     fn apply(&self, batch: &Batch) -> Result<Commit, CommitError> {
@@ -436,7 +439,9 @@ impl Store for Simulated {
         }))
     }
 
-    async fn pass_baton(&self, _event_id: &EventId, _until: Instant) {}
+    async fn pass_baton(&self, _event_id: &EventId, _until: Instant) {
+        self.locked(|state| state.passed += 1);
+    }
 
     async fn batch_at(
         &self,

@@ -411,3 +411,23 @@ fn what_a_key_has_made_is_in_the_order_of_its_items() {
     assert_eq!(due, [3, 2, 1, 0]);
     assert!(named.due(NOW).is_empty());
 }
+
+/// What is remembered is good enough for what the version guards, and for nothing else.
+#[test]
+fn what_writes_needs_no_read() {
+    use Acceptance::*;
+    for (verdict, needs_a_read) in [
+        (Verdict::Accepted(Reserved(vec![hold_of("abc-corp")])), false),
+        (Verdict::Accepted(Altered(hold_of("abc-corp"))), false),
+        (Verdict::Accepted(Cancelled), false),
+        (Verdict::Accepted(EventChanged(event())), false),
+        (Verdict::Deferred, false),
+        (Verdict::Accepted(Replayed(vec![hold_of("abc-corp")])), true),
+        (Verdict::Accepted(Unaltered(hold_of("abc-corp"))), true),
+        (Verdict::Accepted(EventUnchanged(event())), true),
+        (Verdict::Accepted(Swept), true),
+        (Verdict::Refused(Refusal::EventNotFound), true),
+    ] {
+        assert_eq!(verdict.needs_a_read(), needs_a_read, "{verdict:?}");
+    }
+}

@@ -51,13 +51,15 @@ fn a_partner_has_no_more_than_it_may() {
         let items = (0..count).map(|number| Item { hold, ..item(number, 1) }).collect();
         known(reserve_all(items, None, Precondition::Any), ours())
     };
-    let cases: [(_, _, &[Command], _); 10] = [
+    let cases: [(_, _, &[Command], _); 11] = [
         (Some(5), used(3, 0), &[book(1, 2)], "made:2"),
         (Some(5), used(3, 0), &[book(1, 3), book(2, 2)], "seats:3/5 made:2"),
         (Some(5), used(3, 0), &[book(1, 2), book(2, 1)], "made:2 seats:5/5"),
         (Some(5), used(7, 0), &[book(1, 1)], "seats:7/5"),
         (Some(5), used(4, 0), &[hold(1, 1), hold(2, 1)], "made:1 seats:5/5"),
         (None, used(0, 1), &[hold(1, 1), hold(2, 1)], "made:1 holds:2/2"),
+        // Of holds it has more than it may, and wants none.
+        (Some(5), used(3, 3), &[book(1, 1), hold(2, 1)], "made:1 holds:3/2"),
         (None, used(0, 0), &[many(3), many(2)], "holds:0/2 made:1+1"),
         (None, used(0, 2), &[book(1, 9), hold(2, 1)], "made:9 holds:2/2"),
         // Nothing has to be known of it.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection, Settings};
 use ticketboss::domain::{
-    Acceptance, Action, Caller, Command, EventId, HoldTime, Item, Precondition, Refusal,
-    Reservation, ReservationId, Reserve, SeatCount,
+    Acceptance, Action, Caller, ChangeEvent, Command, EventId, HoldTime, Item, Precondition,
+    Refusal, Reservation, ReservationId, Reserve, SeatCount, TotalSeats,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -349,6 +349,29 @@ async fn a_replay_follows_a_commit_that_succeeded() {
     assert_eq!(again().await, Err(unknown));
     assert!(matches!(again().await, Ok(Acceptance::Replayed(_))));
     engine.check_sold(2, 1);
+}
+
+/// And so does what was asked for twice, and is so already.
+#[tokio::test(start_paused = true)]
+async fn what_was_so_before_follows_a_commit_that_succeeded() {
+    let engine = Engine::with_seats(50);
+    let change = ChangeEvent { total_seats: TotalSeats::new(50), ..ChangeEvent::default() };
+    let unchanged = Command::ChangeEvent(change);
+    let unknown = |reservation_id, base_version| {
+        Err(Rejection::OutcomeUnknown { reservation_id, base_version: Some(base_version) })
+    };
+    engine.store.fail_fences(1);
+    assert_eq!(engine.submit(unchanged.clone()).await, unknown(None, 0));
+    made(engine.reserve(1).await);
+    let id = made(engine.reserve(1).await).id;
+    for (command, id) in [(unchanged, None), (alter(id, Action::Confirm), Some(id))] {
+        engine.store.fail_fences(1);
+        assert_eq!(engine.submit(command.clone()).await, unknown(id, 1));
+        let known = engine.submit(command).await;
+        let is_known =
+            matches!(known, Ok(Acceptance::Unaltered(_) | Acceptance::EventUnchanged(_)));
+        assert!(is_known, "{known:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,9 @@ const HEAD: &str = "\
 |---|---|---|---|---|---|---|
 ";
 
+/// Once a fault is over, the service is back in this time.
+const BACK_MAX_MS: u64 = 5_000;
+
 pub fn chaos(root: &Path, rounds: &str) -> Result<String, Box<dyn Error>> {
     let rows = root.join("target/chaos.md");
     if rows.exists() {
@@ -36,10 +39,16 @@ pub fn chaos(root: &Path, rounds: &str) -> Result<String, Box<dyn Error>> {
         }
         *slowest = numbers.last().copied().unwrap_or_default().max(*slowest);
     }
+    let late = seen.iter().filter(|(_, [.., slowest])| *slowest > BACK_MAX_MS);
+    let late: Vec<String> = late.map(|(name, _)| name.clone()).collect();
     let row = |(name, [faults, calls, granted, unknown, lost, slowest]): (String, [u64; 6])| {
         format!("| {name} | {faults} | {calls} | {granted} | {unknown} | {lost} | {slowest} ms |\n")
     };
     let table = HEAD.to_owned() + &seen.into_iter().map(row).collect::<String>();
     page::write(root, "make chaos", &table)?;
-    Ok(table)
+    if late.is_empty() {
+        Ok(table)
+    } else {
+        Err(format!("not back in {BACK_MAX_MS} ms after: {}\n{table}", late.join("; ")).into())
+    }
 }

@@ -428,11 +428,12 @@ impl Store for Simulated {
     async fn take_baton(
         &self,
         event_id: &EventId,
-        _until: Instant,
+        until: Instant,
     ) -> Result<Option<EventNow>, Unavailable> {
         Ok(self.locked(|state| {
             let event = state.database.event.clone();
-            let ours = state.baton_is_free && event.id == *event_id;
+            let in_time = Instant::now() < until;
+            let ours = state.baton_is_free && event.id == *event_id && in_time;
             state.asked += 1;
             state.turns += usize::from(ours);
             ours.then_some(EventNow { event, now: OffsetDateTime::UNIX_EPOCH })

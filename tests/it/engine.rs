@@ -16,6 +16,8 @@ use uuid::Uuid;
 use crate::support::simulated::{Fault, Simulated};
 use crate::support::{alter, partner, reserve_as};
 
+mod room;
+
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 pub struct Engine {
@@ -43,10 +45,15 @@ impl Engine {
 
     /// Submits now; the answer comes later.
     pub async fn start(&self, command: Command) -> JoinHandle<Outcome> {
+        self.start_by(command, Instant::now() + TIMEOUT).await
+    }
+
+    /// The same, for somebody who wants to be answered by then.
+    async fn start_by(&self, command: Command, answer_by: Instant) -> JoinHandle<Outcome> {
         let (batching, event) = (self.batching.clone(), self.event.clone());
         let (submitting, submitted) = tokio::sync::oneshot::channel();
         let task = tokio::spawn(async move {
-            let mut answer = Box::pin(batching.submit(&event, command, Instant::now() + TIMEOUT));
+            let mut answer = Box::pin(batching.submit(&event, command, answer_by));
             // The first poll puts the command into its mailbox.
             let first = futures_util::poll!(&mut answer);
             submitting.send(()).expect("the test waits for it");
@@ -85,16 +92,6 @@ impl Engine {
 
 fn reserve(seats: i32) -> Command {
     reserve_as("abc-corp", seats, None)
-}
-
-/// So many reservations of one seat.
-fn list_of(count: usize) -> Command {
-    let Command::Reserve(one) = reserve(1) else { unreachable!("it books") };
-    let items = std::iter::repeat_with(|| Item {
-        id: ReservationId(Uuid::now_v7()),
-        ..one.items[0].clone()
-    });
-    Command::Reserve(Reserve { items: items.take(count).collect(), is_list: true, ..one.clone() })
 }
 
 pub fn made(outcome: Outcome) -> Reservation {
@@ -260,26 +257,6 @@ async fn a_batcher_that_is_idle_ends_and_the_next_booking_starts_another() {
     assert_eq!(tasks(), before);
     made(engine.reserve(1).await);
     engine.check_sold(2, 2);
-}
-
-/// A statement has 512 rows at most, and what is asked for as a whole is never split.
-#[tokio::test(start_paused = true)]
-async fn what_has_no_room_in_a_batch_is_the_next_one() {
-    let engine = Engine::with_seats(1_000);
-    let in_flight = engine.start_stalled(reserve(1)).await;
-    let mut lists = Vec::new();
-    for _ in 0..6 {
-        lists.push(engine.start(list_of(100)).await);
-    }
-    engine.store.resume();
-    made(in_flight.await.expect("answered"));
-    for (number, list) in lists.into_iter().enumerate() {
-        let Ok(Acceptance::Reserved(made)) = list.await.expect("answered") else {
-            panic!("list {number} is not made");
-        };
-        assert_eq!((made.len(), made[0].version), (100, if number < 5 { 2 } else { 3 }));
-    }
-    engine.check_sold(601, 601);
 }
 
 /// Each of many extensions of one hold takes a batch of its own. Everybody else goes on meanwhile.

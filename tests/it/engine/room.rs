@@ -1,0 +1,88 @@
+//! What has no room in a batch, and who waits behind it.
+
+use super::*;
+
+/// So many reservations of one seat.
+fn list_of(count: usize) -> Command {
+    let Command::Reserve(one) = reserve(1) else { unreachable!("it books") };
+    let items = std::iter::repeat_with(|| Item {
+        id: ReservationId(Uuid::now_v7()),
+        ..one.items[0].clone()
+    });
+    Command::Reserve(Reserve { items: items.take(count).collect(), is_list: true, ..one.clone() })
+}
+
+/// A statement has 512 rows at most, and what is asked for as a whole is never split.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_room_in_a_batch_is_the_next_one() {
+    let engine = Engine::with_seats(1_000);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let mut lists = Vec::new();
+    for _ in 0..6 {
+        lists.push(engine.start(list_of(100)).await);
+    }
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    for (number, list) in lists.into_iter().enumerate() {
+        let Ok(Acceptance::Reserved(made)) = list.await.expect("answered") else {
+            panic!("list {number} is not made");
+        };
+        assert_eq!((made.len(), made[0].version), (100, if number < 5 { 2 } else { 3 }));
+    }
+    engine.check_sold(601, 601);
+}
+
+/// Six partners ask for a hundred each, of whom five fit into a batch, and a seventh behind them.
+async fn seven_partners(
+    engine: &Engine,
+    sixth_by: Instant,
+    seventh_by: Instant,
+) -> [JoinHandle<Outcome>; 7] {
+    let mut asking = Vec::new();
+    for number in 1..=7 {
+        let Command::Reserve(list) = list_of(100) else { unreachable!("it books") };
+        let by = Caller::Partner(partner(&number.to_string()));
+        let answer_by = match number {
+            6 => sixth_by,
+            7 => seventh_by,
+            _ => Instant::now() + TIMEOUT,
+        };
+        let list = Command::Reserve(Reserve { by, ..list });
+        asking.push(engine.start_by(list, answer_by).await);
+    }
+    asking.try_into().expect("they are seven")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_does_not_outlast_who_waits_behind_it() {
+    let engine = Engine::with_seats(1_000);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let soon = Instant::now() + TIMEOUT * 5 / 8;
+    let [first, .., sixth, _] = seven_partners(&engine, soon, soon).await;
+    // Whoever has all of the request's time loses three quarters of it by that.
+    engine.store.plan([Fault::Stalls, Fault::Stalls]);
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    assert_eq!(sixth.await.expect("answered"), Err(Rejection::Overloaded));
+    assert!(Instant::now() <= soon);
+    let first = first.await.expect("answered");
+    assert!(matches!(first, Ok(Acceptance::Reserved(_))), "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_too_late_is_told_at_once_and_hurries_nobody() {
+    let engine = Engine::with_seats(1_000);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let (begun, in_time) = (Instant::now(), Instant::now() + TIMEOUT);
+    let late = begun + TIMEOUT / 2 - Duration::from_millis(1);
+    let [first, .., seventh] = seven_partners(&engine, in_time, late).await;
+    engine.store.plan([Fault::Stalls]);
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    assert_eq!(seventh.await.expect("answered"), Err(Rejection::Overloaded));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    // Half of the time of those who are in time.
+    let first = first.await.expect("answered");
+    assert!(matches!(first, Ok(Acceptance::Reserved(_))), "{first:?}");
+    assert!(begun.elapsed() >= TIMEOUT / 2);
+}

@@ -31,6 +31,7 @@ pub const IDLE: &str = "5,000 connections, all idle";
 pub const BUSY_64: &str = "5,000 connections, 64 busy";
 pub const ALONE_64: &str = "64 connections, all busy";
 pub const BESIDE_IDLE: &str = "the same, beside 10,000 idle ones";
+pub const BESIDE_BOTH: &str = "the same, beside 10,000 idle ones and 1,000 that mean no good";
 pub const HOSTILE_64: &str = "the same, beside 10,000 that mean no good";
 
 pub const NOT_FOLLOWED: &str = "one event, nobody follows it";
@@ -48,8 +49,12 @@ const STREAMS_SETTLE: Duration = Duration::from_secs(3);
 const MANY_EVENTS: usize = 1_000;
 const OPEN_CONNECTIONS: usize = 5_000;
 const MANY_CONNECTIONS: usize = 10_000;
+/// As many as those tools open that hold up servers with slow requests, unless they are told otherwise.
+const HOSTILE_CONNECTIONS: usize = 1_000;
 /// Until they are open, and the first of them have been closed and come again.
 const HOSTILE_START: Duration = Duration::from_secs(7);
+/// And until the idle ones beside them are open, too.
+const IDLE_START_MAX: Duration = Duration::from_secs(5);
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -222,7 +227,8 @@ impl Bench<'_> {
                 self.hot(6, ONE_HOT, &stage.database, one, connections, false);
                 self.hot(6, TWO_HOT, &stage.database, two, connections, false);
             }
-            for (what, servers) in [(ONE_MANY, one), (TWO_MANY, two)] {
+            let many = [(ONE_MANY, one), (TWO_MANY, two)];
+            for (what, servers) in many.into_iter().filter(|_| self.effort.full) {
                 let events = stage.database.events(MANY_EVENTS, SEATS);
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
                 let plan = self.plan(servers, 64, calls);
@@ -290,19 +296,26 @@ impl Bench<'_> {
                     tally.map(|tally| Sample { resident, ..Sample::of(&tally, Counts::Accepted) });
                 self.results.add(8, what, 64, sample);
             }
-            self.beside_hostile(&stage);
+            self.beside_hostile(&stage, BESIDE_BOTH, HOSTILE_CONNECTIONS, MANY_CONNECTIONS);
+            self.beside_hostile(&stage, HOSTILE_64, MANY_CONNECTIONS, 0);
             self.audit(8, &stage.database);
         }
     }
 
-    fn beside_hostile(&mut self, stage: &Stage<'_>) {
+    fn beside_hostile(
+        &mut self,
+        stage: &Stage<'_>,
+        what: &'static str,
+        hostile: usize,
+        idle: usize,
+    ) {
         let events = stage.database.events(1, SEATS);
         let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-        let plan = self.plan(&[&stage.server], 64, calls);
+        let plan = Plan { idle_connections: idle, ..self.plan(&[&stage.server], 64, calls) };
         let hostile = lab::bother(&hostile::Plan {
             address: stage.server.address,
-            connections: MANY_CONNECTIONS,
-            time: HOSTILE_START + plan.warm_up + plan.measured + Duration::from_millis(500),
+            connections: hostile,
+            time: HOSTILE_START + IDLE_START_MAX + plan.warm_up + plan.measured,
         });
         let hostile = hostile.expect("a process can be started");
         std::thread::sleep(HOSTILE_START);
@@ -316,7 +329,7 @@ impl Bench<'_> {
             );
             Ok(Sample { resident, ..Sample::of(&tally?, Counts::Accepted) })
         });
-        self.results.add(8, HOSTILE_64, 64, sample);
+        self.results.add(8, what, 64, sample);
     }
 
     fn streams(&mut self) {

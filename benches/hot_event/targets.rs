@@ -3,9 +3,9 @@
 use crate::results::{Results, Sample, Spread};
 use crate::scenes::access::{ALONE, LIMITED, LINE, OFF, ON, RATED, TURNS};
 use crate::scenes::{
-    ALONE_64, ATOMIC, BESIDE_IDLE, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH, HOSTILE_64, IDLE,
-    LAG_HERE, LAG_THERE, LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT, VERSION_CHECK,
-    VERSION_RETRY,
+    ALONE_64, ATOMIC, BESIDE_BOTH, BESIDE_IDLE, BUSY_64, EMPTY, FOLLOWED, FOR_UPDATE, HEALTH,
+    HOSTILE_64, IDLE, LAG_HERE, LAG_THERE, LARGE, NOT_FOLLOWED, ONE_HOT, OURS, STATEMENT, TWO_HOT,
+    VERSION_CHECK, VERSION_RETRY,
 };
 
 /// Something to reach.
@@ -153,6 +153,12 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
             0.9,
             1.0,
             results.ratio((8, BESIDE_IDLE, 64), (8, ALONE_64, 64), rate),
+        ),
+        Target::more(
+            "the same beside 10,000 idle ones and 1,000 that mean no good",
+            0.9,
+            1.0,
+            results.ratio((8, BESIDE_BOTH, 64), (8, ALONE_64, 64), rate),
         ),
         Target::more(
             "the same beside 10,000 that mean no good",

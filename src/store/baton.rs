@@ -17,8 +17,8 @@ use sqlx::PgConnection;
 
 use super::EventNow;
 use super::connections::Lease;
-use super::events::EventRow;
-use crate::domain::EventId;
+use super::events::{EventRow, event_of};
+use crate::domain::{Event, EventId};
 
 /// How long a session waits for it; migration 15 says so to the database.
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(100);
@@ -70,22 +70,8 @@ pub(super) async fn take(
     .fetch_optional(connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let event = EventRow {
-        id: event_id.to_string(),
-        name: row.name,
-        total_seats: row.total_seats,
-        available_seats: row.available_seats,
-        held_seats: row.held_seats,
-        reservation_count: row.reservation_count,
-        seats_per_reservation_max: row.seats_per_reservation_max,
-        seats_per_partner_max: row.seats_per_partner_max,
-        status: row.status,
-        sales_open_at: row.sales_open_at,
-        sales_close_at: row.sales_close_at,
-        version: row.version,
-        created_at: row.created_at,
-    };
-    Ok(Some((row.key, EventNow { event: event.try_into()?, now: row.now })))
+    let event = event_of!(event_id, row)?;
+    Ok(Some((row.key, EventNow { event, now: row.now })))
 }
 
 /// Lets go of it without a commit, if the session has it.

@@ -24,6 +24,29 @@ pub(super) struct EventRow {
     pub created_at: Timestamp,
 }
 
+/// The event of a row that has more beside it: the macros of sqlx know no rows within rows.
+macro_rules! event_of {
+    ($id:expr, $row:expr) => {
+        Event::try_from(EventRow {
+            id: $id.to_string(),
+            name: $row.name.clone(),
+            total_seats: $row.total_seats,
+            available_seats: $row.available_seats,
+            held_seats: $row.held_seats,
+            reservation_count: $row.reservation_count,
+            seats_per_reservation_max: $row.seats_per_reservation_max,
+            seats_per_partner_max: $row.seats_per_partner_max,
+            status: $row.status.clone(),
+            sales_open_at: $row.sales_open_at,
+            sales_close_at: $row.sales_close_at,
+            version: $row.version,
+            created_at: $row.created_at,
+        })
+    };
+}
+
+pub(super) use event_of;
+
 impl TryFrom<EventRow> for Event {
     type Error = sqlx::Error;
 

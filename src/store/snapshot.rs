@@ -6,9 +6,62 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Snapshot;
-use super::events::EventRow;
+use super::events::{EventRow, event_of};
 use super::reservations::ReservationRow;
 use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage};
+
+/// The event alone will do where nothing is named, and neither holds nor what partners have can matter:
+/// half the price, for those who are refused while everybody calls.
+pub(super) async fn snapshot(
+    connection: &mut PgConnection,
+    event_id: &EventId,
+    commands: &[&Command],
+) -> Result<Option<Snapshot>, sqlx::Error> {
+    let wanted = Wanted::by(commands);
+    if wanted.names_nothing() {
+        let Some((snapshot, has_holds)) = event_alone(connection, event_id, &wanted).await? else {
+            return Ok(None);
+        };
+        let is_limited = snapshot.event.seats_per_partner_max.is_some();
+        if !has_holds && !(is_limited && wanted.names_partners()) {
+            return Ok(Some(snapshot));
+        }
+    }
+    event_and_named(connection, event_id, &wanted).await
+}
+
+/// With whether there are holds, if what is available does not cover what is wanted.
+///
+/// The bound of their time leaves the planner no index but theirs.
+async fn event_alone(
+    connection: &mut PgConnection,
+    event_id: &EventId,
+    wanted: &Wanted<'_>,
+) -> Result<Option<(Snapshot, bool)>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"-- event_alone
+        select name, total_seats, available_seats, held_seats, reservation_count,
+               seats_per_reservation_max, seats_per_partner_max, status, sales_open_at,
+               sales_close_at, version, created_at,
+               clock_timestamp() as "now!",
+               case when available_seats < $2::bigint then (
+                    select true
+                      from reservations
+                     where event_id = $1 and status = 'held' and hold_expires_at > '-infinity'
+                     order by hold_expires_at
+                     limit 1
+               ) end as has_holds
+          from events
+         where id = $1"#,
+        event_id.as_str(),
+        wanted.seats,
+    )
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let (event, named) = (event_of!(event_id, row)?, Named::default());
+    Ok(Some((Snapshot { event, named, now: row.now }, row.has_holds.is_some())))
+}
 
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
 /// a reservation cancelled in between gave its seats back twice.
@@ -23,12 +76,11 @@ use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Ti
 /// partner's rows: planned while the table was empty, it would read all of it for each batch once it is
 /// not.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
-pub(super) async fn snapshot(
+async fn event_and_named(
     connection: &mut PgConnection,
     event_id: &EventId,
-    commands: &[&Command],
+    wanted: &Wanted<'_>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
-    let wanted = Wanted::by(commands);
     let rows = sqlx::query_as!(
         SnapshotRow,
         r#"-- snapshot
@@ -121,7 +173,7 @@ pub(super) async fn snapshot(
     let Some(first) = rows.first() else {
         return Ok(None);
     };
-    let (event, now) = (first.event(event_id)?, first.now);
+    let (event, now) = (event_of!(event_id, first)?, first.now);
     let mut named = Named::default();
     named.next_hold_expires_at = first.next_hold_expires_at;
     for row in rows {
@@ -167,25 +219,6 @@ struct SnapshotRow {
 }
 
 impl SnapshotRow {
-    fn event(&self, id: &EventId) -> Result<Event, sqlx::Error> {
-        let row = EventRow {
-            id: id.to_string(),
-            name: self.name.clone(),
-            total_seats: self.total_seats,
-            available_seats: self.available_seats,
-            held_seats: self.held_seats,
-            reservation_count: self.reservation_count,
-            seats_per_reservation_max: self.seats_per_reservation_max,
-            seats_per_partner_max: self.seats_per_partner_max,
-            status: self.status.clone(),
-            sales_open_at: self.sales_open_at,
-            sales_close_at: self.sales_close_at,
-            version: self.version,
-            created_at: self.created_at,
-        };
-        row.try_into()
-    }
-
     /// What a partner has, if that is what the row is about. Who is not in any row was not counted.
     fn usage(&self) -> Result<Option<(PartnerId, Usage)>, sqlx::Error> {
         let (Some(seats), Some(holds)) = (self.used_seats, self.used_holds) else {
@@ -254,5 +287,14 @@ impl<'a> Wanted<'a> {
             wanted.has_holds.push(has_holds);
         }
         wanted
+    }
+
+    /// No reservation, nor a partner whose holds have to be counted whatever the event is like.
+    fn names_nothing(&self) -> bool {
+        self.ids.is_empty() && self.keys.is_empty() && !self.has_holds.contains(&true)
+    }
+
+    fn names_partners(&self) -> bool {
+        !self.limited_partner_ids.is_empty()
     }
 }

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use crate::contenders::Way;
-use crate::follow;
-use crate::hostile;
 use crate::lab::{self, Database, Lab, SEATS, Server};
 use crate::load::{Calls, Plan, Tally};
 use crate::results::{Counts, Results, Sample};
 
 pub mod access;
+pub mod connections;
 
 pub const OURS: &str = "TicketBoss";
 pub const KEYED: &str = "TicketBoss, with idempotency keys";
@@ -27,35 +26,7 @@ pub const ONE_MANY: &str = "one replica, 1,000 events";
 pub const TWO_MANY: &str = "two replicas, 1,000 events";
 pub const EMPTY: &str = "an empty event";
 pub const LARGE: &str = "1 million reservations there";
-pub const IDLE: &str = "5,000 connections, all idle";
-pub const BUSY_64: &str = "5,000 connections, 64 busy";
-pub const ALONE_64: &str = "64 connections, all busy";
-pub const BESIDE_IDLE: &str = "the same, beside 10,000 idle ones";
-pub const BESIDE_BOTH: &str = "the same, beside 10,000 idle ones and 1,000 that mean no good";
-pub const HOSTILE_64: &str = "the same, beside 10,000 that mean no good";
-
-pub const NOT_FOLLOWED: &str = "one event, nobody follows it";
-pub const FOLLOWED: &str = "one event, 1,000 streams open";
-pub const LAG_HERE: &str = "20 bookings a second: until a stream has them";
-pub const LAG_THERE: &str = "the same, at another replica";
-pub const LAG_HOT: &str = "one event, 1 stream open: until it has them";
-
-const STREAMS: usize = 1_000;
-const QUIET_RATE: f64 = 20.0;
-/// Until the process that follows has its first stream.
-const FOLLOWERS_START: Duration = Duration::from_millis(300);
-/// To open them, and to see what has dropped out.
-const STREAMS_SETTLE: Duration = Duration::from_secs(3);
 const MANY_EVENTS: usize = 1_000;
-const OPEN_CONNECTIONS: usize = 5_000;
-const MANY_CONNECTIONS: usize = 10_000;
-/// As many as those tools open that hold up servers with slow requests, unless they are told otherwise.
-const HOSTILE_CONNECTIONS: usize = 1_000;
-/// Until they are open, and the first of them have been closed and come again.
-const HOSTILE_START: Duration = Duration::from_secs(7);
-/// And until the idle ones beside them are open, too.
-const IDLE_START_MAX: Duration = Duration::from_secs(5);
-
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub struct Effort {
@@ -228,7 +199,8 @@ impl Bench<'_> {
                 self.hot(6, TWO_HOT, &stage.database, two, connections, false);
             }
             let many = [(ONE_MANY, one), (TWO_MANY, two)];
-            for (what, servers) in many.into_iter().filter(|_| self.effort.full) {
+            let many = if self.effort.full { &many[..] } else { &[] };
+            for (what, servers) in many {
                 let events = stage.database.events(MANY_EVENTS, SEATS);
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
                 let plan = self.plan(servers, 64, calls);
@@ -269,130 +241,6 @@ impl Bench<'_> {
                 self.audit(7, &stage.database);
             }
         }
-    }
-
-    fn open_connections(&mut self) {
-        for _round in 0..self.effort.rounds {
-            let stage = Stage::of_service(self.lab);
-            let nothing = Calls::Get { path: "/health".into() };
-            let plan = Plan {
-                idle_connections: OPEN_CONNECTIONS,
-                ..self.plan(&[&stage.server], 0, nothing)
-            };
-            let (resident, ran) = stage.server.resident_during(|| checked(&plan, None));
-            let idle = ran.map(|_| Sample { resident, ..Sample::default() });
-            self.results.add(8, IDLE, 0, idle);
-
-            let beside =
-                [(ALONE_64, 0), (BUSY_64, OPEN_CONNECTIONS - 64), (BESIDE_IDLE, MANY_CONNECTIONS)];
-            for (what, idle_connections) in beside {
-                let events = stage.database.events(1, SEATS);
-                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-                let plan = Plan { idle_connections, ..self.plan(&[&stage.server], 64, calls) };
-                let (resident, tally) = stage
-                    .server
-                    .resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
-                let sample =
-                    tally.map(|tally| Sample { resident, ..Sample::of(&tally, Counts::Accepted) });
-                self.results.add(8, what, 64, sample);
-            }
-            self.beside_hostile(&stage, BESIDE_BOTH, HOSTILE_CONNECTIONS, MANY_CONNECTIONS);
-            self.beside_hostile(&stage, HOSTILE_64, MANY_CONNECTIONS, 0);
-            self.audit(8, &stage.database);
-        }
-    }
-
-    fn beside_hostile(
-        &mut self,
-        stage: &Stage<'_>,
-        what: &'static str,
-        hostile: usize,
-        idle: usize,
-    ) {
-        let events = stage.database.events(1, SEATS);
-        let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-        let plan = Plan { idle_connections: idle, ..self.plan(&[&stage.server], 64, calls) };
-        let hostile = lab::bother(&hostile::Plan {
-            address: stage.server.address,
-            connections: hostile,
-            time: HOSTILE_START + IDLE_START_MAX + plan.warm_up + plan.measured,
-        });
-        let hostile = hostile.expect("a process can be started");
-        std::thread::sleep(HOSTILE_START);
-        let (resident, tally) =
-            stage.server.resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
-        let hostile = hostile.end::<hostile::Tally>().map_err(|failure| failure.to_string());
-        let sample = hostile.and_then(|hostile| {
-            eprintln!(
-                "  beside it: open after {:.1} s, {} were closed and came again",
-                hostile.opened_s, hostile.reopened
-            );
-            Ok(Sample { resident, ..Sample::of(&tally?, Counts::Accepted) })
-        });
-        self.results.add(8, what, 64, sample);
-    }
-
-    fn streams(&mut self) {
-        let stage = Stage::of_service(self.lab);
-        let other = stage.database.service(&[]);
-        for _round in 0..self.effort.rounds {
-            self.hot(9, NOT_FOLLOWED, &stage.database, &[&stage.server], 64, false);
-            self.followed(&stage, &stage.server, (FOLLOWED, false), STREAMS, 64, None);
-            let hot = (LAG_HOT, true);
-            self.followed(&stage, &stage.server, hot, 1, 64, None);
-            for (what, server) in [(LAG_HERE, &stage.server), (LAG_THERE, &other)] {
-                self.followed(&stage, server, (what, true), 1, 1, Some(QUIET_RATE));
-            }
-        }
-        self.audit(9, &stage.database);
-    }
-
-    /// Books a new event at the stage's server while it is followed at `server`. The latency is that
-    /// of the bookings, or of the stream.
-    fn followed(
-        &mut self,
-        stage: &Stage<'_>,
-        server: &Server,
-        (what, is_lag): (&str, bool),
-        streams: usize,
-        connections: usize,
-        rate: Option<f64>,
-    ) {
-        let events = stage.database.events(1, SEATS);
-        let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-        let mut plan = Plan { rate, ..self.plan(&[&stage.server], connections, calls) };
-        let mut time = plan.warm_up + plan.measured;
-        if streams > 1 {
-            plan.warm_up += STREAMS_SETTLE;
-            time += STREAMS_SETTLE;
-        }
-        let following = follow::Plan {
-            address: server.address,
-            event: events[0].clone(),
-            streams,
-            time: time + Duration::from_millis(200),
-        };
-        let following = lab::follow(&following).expect("a process can be started");
-        // It is there before the first booking: the streams are opened while there are none.
-        std::thread::sleep(FOLLOWERS_START);
-        let (resident, tally) =
-            stage.server.resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
-        let sample = following.end().map_err(|failure| failure.to_string()).and_then(
-            |followed: follow::Tally| {
-                let mut sample = Sample::of(&tally?, Counts::Accepted);
-                eprintln!(
-                    "  {streams} streams: {:.1} MB/s, {} ended as behind",
-                    followed.bytes as f64 / 1e6 / followed.seconds,
-                    followed.behind
-                );
-                sample.resident = resident;
-                if is_lag {
-                    sample.latency = followed.lag;
-                }
-                Ok(sample)
-            },
-        );
-        self.results.add(9, what, connections, sample);
     }
 
     fn health(&mut self, stage: &Stage<'_>, scene: u8, connections: usize) {

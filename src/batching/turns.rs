@@ -348,6 +348,14 @@ mod tests {
         assert_eq!(taken(&mut turns), "a0 b10 c20 a1 b11 a2 b12 b13");
     }
 
+    /// To take the place of who has as many would only turn the two around.
+    #[test]
+    fn who_would_have_as_many_is_turned_away() {
+        let mut turns = turns(&[("a", 1); 3]);
+        assert_eq!(turns.push_back(command("b", 1, 10), 3).map(|refused| refused.1), Some(2));
+        assert_eq!(turns.push_back(command("b", 1, 11), 3).map(|refused| refused.1), Some(11));
+    }
+
     /// However many there are who have little.
     #[test]
     fn a_flood_is_turned_away_before_any_of_many() {
@@ -371,6 +379,34 @@ mod tests {
             turns.push_back(command("d", 1, number), 4);
         }
         assert_eq!(turns.push_back(command("e", 1, 30), 4).map(|refused| refused.1), Some(29));
+    }
+
+    /// The one who was found before is it no more; another has more than the one who comes.
+    #[test]
+    fn who_has_no_more_than_the_one_who_comes_is_left_alone() {
+        let mut turns = turns(&[("a", 1); 4]);
+        assert_eq!(turns.push_back(command("b", 1, 10), 4).map(|refused| refused.1), Some(3));
+        for number in 20..23 {
+            turns.push_back(command("c", 1, number), usize::MAX);
+        }
+        assert_eq!(turns.pop().map(|item| item.1), Some(0));
+        assert_eq!(turns.push_back(command("b", 1, 11), 6).map(|refused| refused.1), Some(22));
+    }
+
+    /// Gone while others wait, and not just when all are gone: the flood, too.
+    #[test]
+    fn who_is_gone_comes_back_as_anybody_else() {
+        let mut turns = turns(&[("a", 1); 4]);
+        assert_eq!(turns.push_back(command("d", 1, 20), 4).map(|refused| refused.1), Some(3));
+        for number in 21..27 {
+            turns.push_back(command("d", 1, number), usize::MAX);
+        }
+        let mut next = || turns.pop().map(|item| item.1);
+        let order: Vec<_> = std::iter::from_fn(|| next().filter(|number| *number != 23)).collect();
+        assert_eq!(order, [0, 20, 1, 21, 2, 22]);
+        assert_eq!(turns.push_back(command("e", 1, 30), 3).map(|refused| refused.1), Some(26));
+        turns.push_back(command("a", 1, 40), usize::MAX);
+        assert_eq!(taken(&mut turns), "e30 a40 d24 d25");
     }
 
     #[test]

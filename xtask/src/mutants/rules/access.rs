@@ -114,6 +114,14 @@ pub const RULES: &[Rule] = &[
             "and (status <> 'held' or hold_expires_at is not null)",
         )],
     ),
+    rule(
+        "what partners have of an event that limits them is not read",
+        &[(SNAPSHOT, "!(is_limited && wanted.names_partners())", "true")],
+    ),
+    rule(
+        "the holds of a partner are not counted where the event alone will do",
+        &[(SNAPSHOT, " && !self.has_holds.contains(&true)", "")],
+    ),
     sql(
         "what is booked is not marked as limited",
         &[(

@@ -81,6 +81,10 @@ pub const RULES: &[Rule] = &[
         )],
     ),
     rule(
+        "holds are not looked for where the event alone is read",
+        &[(SNAPSHOT, "if !has_holds && ", "if ")],
+    ),
+    rule(
         "a hold can be extended for ever",
         &[(
             ALTER,

@@ -41,11 +41,13 @@ pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 /// asked before a commit of the store's own has succeeded there.
 pub trait Store: Send + Sync + 'static {
     /// The event, the reservations that `commands` name by id or key, and the holds past their time
-    /// whose seats they may need, in one snapshot; `None` if there is no such event.
+    /// whose seats they may need, in one snapshot; `None` if there is no such event. `before` is the
+    /// event as it was some time ago: it lets the store guess how much there is to read.
     fn snapshot(
         &self,
         event_id: &EventId,
         commands: &[&Command],
+        before: Option<&Event>,
         until: Instant,
     ) -> impl Future<Output = Result<Option<Snapshot>, Unavailable>> + Send;
 

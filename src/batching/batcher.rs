@@ -253,7 +253,8 @@ impl<S: Store> Batcher<S> {
                 return Ok(Some(Decided { event: event.clone(), now, decision }));
             }
         }
-        let snapshot = self.shared.store.snapshot(&self.event_id, &commands, until).await?;
+        let before = self.remembered.as_ref().map(|remembered| &remembered.event);
+        let snapshot = self.shared.store.snapshot(&self.event_id, &commands, before, until).await?;
         let Some(snapshot) = snapshot else { return Ok(None) };
         let decision = decide(&snapshot.event, &snapshot.named, snapshot.now, &commands);
         let Snapshot { event, named, now } = snapshot;

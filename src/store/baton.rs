@@ -17,8 +17,8 @@ use sqlx::PgConnection;
 
 use super::EventNow;
 use super::connections::Lease;
-use super::events::{EventRow, event_of};
-use crate::domain::{Event, EventId};
+use super::events::event_of;
+use crate::domain::EventId;
 
 /// How long a session waits for it; migration 15 says so to the database.
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(100);

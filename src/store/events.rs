@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::EventNow;
 use crate::domain::{
     Event, EventId, EventName, EventStatus, KeyId, NewEvent, Timestamp, TotalSeats,
 };
@@ -27,7 +28,7 @@ pub(super) struct EventRow {
 /// The event of a row that has more beside it: the macros of sqlx know no rows within rows.
 macro_rules! event_of {
     ($id:expr, $row:expr) => {
-        Event::try_from(EventRow {
+        $crate::domain::Event::try_from($crate::store::events::EventRow {
             id: $id.to_string(),
             name: $row.name.clone(),
             total_seats: $row.total_seats,
@@ -90,6 +91,25 @@ pub(super) async fn event(
     .fetch_optional(connection)
     .await?;
     row.map(Event::try_from).transpose()
+}
+
+pub(super) async fn event_now(
+    connection: &mut PgConnection,
+    id: &EventId,
+) -> Result<Option<EventNow>, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"-- event_now
+        select name, total_seats, available_seats, held_seats, reservation_count,
+               seats_per_reservation_max, seats_per_partner_max, status, sales_open_at,
+               sales_close_at, version, created_at, clock_timestamp() as "now!"
+          from events
+         where id = $1"#,
+        id.as_str(),
+    )
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    Ok(Some(EventNow { event: event_of!(id, row)?, now: row.now }))
 }
 
 /// Events in the order of their ids, from the one after `after` on.

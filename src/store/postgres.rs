@@ -240,11 +240,13 @@ impl Store for PostgresStore {
         &self,
         event_id: &EventId,
         commands: &[&Command],
+        before: Option<&Event>,
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         // Whoever has the baton waits for no other connection: all of them may be waiting for it.
         if let Some(mut baton) = self.batons.find(event_id) {
-            let reading = snapshot::snapshot(&mut baton.lease.connection, event_id, commands);
+            let connection = &mut baton.lease.connection;
+            let reading = snapshot::snapshot(connection, event_id, commands, before);
             let answer = timeout_at(until, reading).await;
             // If it failed, its connection is closed, and another is asked.
             if let Ok(snapshot) = answer.map_err(|_elapsed| Unavailable::TimedOut)? {
@@ -252,7 +254,7 @@ impl Store for PostgresStore {
                 return Ok(snapshot);
             }
         }
-        ask!(self.writes, until, snapshot::snapshot(event_id, commands))
+        ask!(self.writes, until, snapshot::snapshot(event_id, commands, before))
     }
 
     async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {

@@ -1,66 +1,32 @@
-//! Everything that a batch is decided on, read in one statement.
+//! Everything that a batch is decided on, as it was in one moment.
 
 use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::Snapshot;
-use super::events::{EventRow, event_of};
+use super::events::event_of;
 use super::reservations::ReservationRow;
+use super::{EventNow, Snapshot, events};
 use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage};
 
-/// The event alone will do where nothing is named, and neither holds nor what partners have can matter:
-/// half the price, for those who are refused while everybody calls.
+/// The event alone, where that is likely to be all, as `before` has it, and then turns out to be. It
+/// is for those who are refused while everybody calls.
 pub(super) async fn snapshot(
     connection: &mut PgConnection,
     event_id: &EventId,
     commands: &[&Command],
+    before: Option<&Event>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
     let wanted = Wanted::by(commands);
-    if wanted.names_nothing() {
-        let Some((snapshot, has_holds)) = event_alone(connection, event_id, &wanted).await? else {
-            return Ok(None);
-        };
-        let is_limited = snapshot.event.seats_per_partner_max.is_some();
-        if !has_holds && !(is_limited && wanted.names_partners()) {
-            return Ok(Some(snapshot));
+    if before.is_some_and(|before| wanted.nothing_beside(before)) {
+        let read = events::event_now(connection, event_id).await?;
+        let Some(EventNow { event, now }) = read else { return Ok(None) };
+        if wanted.nothing_beside(&event) {
+            return Ok(Some(Snapshot { event, named: Named::default(), now }));
         }
     }
     event_and_named(connection, event_id, &wanted).await
-}
-
-/// With whether there are holds, if what is available does not cover what is wanted.
-///
-/// The bound of their time leaves the planner no index but theirs.
-async fn event_alone(
-    connection: &mut PgConnection,
-    event_id: &EventId,
-    wanted: &Wanted<'_>,
-) -> Result<Option<(Snapshot, bool)>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"-- event_alone
-        select name, total_seats, available_seats, held_seats, reservation_count,
-               seats_per_reservation_max, seats_per_partner_max, status, sales_open_at,
-               sales_close_at, version, created_at,
-               clock_timestamp() as "now!",
-               case when available_seats < $2::bigint then (
-                    select true
-                      from reservations
-                     where event_id = $1 and status = 'held' and hold_expires_at > '-infinity'
-                     order by hold_expires_at
-                     limit 1
-               ) end as has_holds
-          from events
-         where id = $1"#,
-        event_id.as_str(),
-        wanted.seats,
-    )
-    .fetch_optional(connection)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let (event, named) = (event_of!(event_id, row)?, Named::default());
-    Ok(Some((Snapshot { event, named, now: row.now }, row.has_holds.is_some())))
 }
 
 /// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
@@ -289,12 +255,13 @@ impl<'a> Wanted<'a> {
         wanted
     }
 
-    /// No reservation, nor a partner whose holds have to be counted whatever the event is like.
-    fn names_nothing(&self) -> bool {
-        self.ids.is_empty() && self.keys.is_empty() && !self.has_holds.contains(&true)
-    }
-
-    fn names_partners(&self) -> bool {
-        !self.limited_partner_ids.is_empty()
+    /// Whether the commands can be decided on this event alone: they name nothing, the event does not
+    /// limit who asks, and no hold can matter.
+    fn nothing_beside(&self, event: &Event) -> bool {
+        self.ids.is_empty()
+            && self.keys.is_empty()
+            && !self.has_holds.contains(&true)
+            && (self.limited_partner_ids.is_empty() || event.seats_per_partner_max.is_none())
+            && (event.held_seats == 0 || i64::from(event.available_seats) >= self.seats)
     }
 }

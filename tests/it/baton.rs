@@ -109,7 +109,7 @@ async fn replicas_pass_the_baton_on() {
     let overtaken = one.commit(&insert(&event, 0, 1, None), until).await;
     assert!(matches!(overtaken, Ok(Commit::VersionMoved)), "{overtaken:?}");
     assert_eq!(turn(&two).await, None);
-    let snapshot = one.snapshot(&event, &[], until).await.expect("it answers");
+    let snapshot = one.snapshot(&event, &[], None, until).await.expect("it answers");
     assert_eq!(snapshot.expect("the event is there").event.version, 1);
     // Who waits for it has it once the commit can be seen, and not before.
     let mut connection = database.connect().await;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ticketboss::domain::{
-    Action, Change, ChangeKind, Command, EventId, HoldTime, IdempotencyKey, KeyedRequest,
+    Action, Change, ChangeKind, Command, Event, EventId, HoldTime, IdempotencyKey, KeyedRequest,
     Reservation, ReservationId, Status,
 };
 use ticketboss::store::{
@@ -161,28 +161,37 @@ async fn limit_rules<S: Store>(store: &S, event: &EventId) {
         hold.items[0].hold = HoldTime::new(60);
         Command::Reserve(hold)
     };
-    let used = async |commands: &[&Command]| {
-        let snapshot = store.snapshot(event, commands, until).await.expect("it answers");
+    let read = async |commands: &[&Command], before: Option<&Event>| {
+        let snapshot = store.snapshot(event, commands, before, until).await.expect("it answers");
         let Snapshot { event, named, .. } = snapshot.expect("the event is there");
         let used: BTreeMap<_, _> = named
             .usage
             .into_iter()
             .map(|(partner, used)| (partner.as_str().to_owned(), (used.seats, used.holds)))
             .collect();
+        (event, used)
+    };
+    let used = async |commands: &[&Command]| {
+        let (event, used) = read(commands, None).await;
+        // However much is known of it before.
+        assert_eq!(read(commands, Some(&event)).await.1, used);
         (event.seats_per_partner_max, used)
     };
     let (limit, both) = used(&[&booking("abc-corp"), &holding("other")]).await;
     let (_, one) = used(&[&booking("abc-corp"), &holding("abc-corp")]).await;
+    let (_, no_hold) = used(&[&booking("abc-corp")]).await;
     let of = |name: &str, used: (i64, i64)| (name.to_owned(), used);
     match limit {
         // A booking needs nothing to be known there, and nothing is said to be known.
         None => {
             assert_eq!(both, BTreeMap::from([of("other", (0, 0))]));
             assert_eq!(one, BTreeMap::from([of("abc-corp", (2, 1))]));
+            assert_eq!(no_hold, BTreeMap::new());
         }
         Some(_) => {
             assert_eq!(both, BTreeMap::from([of("abc-corp", (5, 1)), of("other", (0, 0))]));
             assert_eq!(one, BTreeMap::from([of("abc-corp", (5, 1))]));
+            assert_eq!(no_hold, one);
         }
     }
     assert_eq!(used(&[&reserve_as("abc-corp", 1, None)]).await.1, BTreeMap::new());
@@ -197,7 +206,7 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
         other => panic!("not committed: {other:?}"),
     };
     let missing = EventId::parse("missing").expect("a slug");
-    assert!(store.snapshot(&missing, &[], until).await.expect("it answers").is_none());
+    assert!(store.snapshot(&missing, &[], None, until).await.expect("it answers").is_none());
 
     let first = insert(event, 0, 3, Some("order-1"));
     assert_eq!(committed(store.commit(&first, until).await), (1, 7, 1));
@@ -222,7 +231,7 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
     let cancel = alter(made.id, Action::Cancel);
     let retry = reserve_as("abc-corp", 3, Some("order-1"));
     for command in [&cancel, &retry] {
-        let snapshot = store.snapshot(event, &[command], until).await.expect("it answers");
+        let snapshot = store.snapshot(event, &[command], None, until).await.expect("it answers");
         let snapshot = snapshot.expect("the event is there");
         let counters = (snapshot.event.version, snapshot.event.available_seats);
         assert_eq!(counters, (1, 7));

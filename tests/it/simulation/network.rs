@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ticketboss::domain::{Command, EventId};
+use ticketboss::domain::{Command, Event, EventId};
 use ticketboss::store::{Batch, Commit, CommitError, EventNow, Snapshot, Store, Unavailable};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -285,6 +285,7 @@ impl Store for Remote {
         &self,
         event_id: &EventId,
         commands: &[&Command],
+        _before: Option<&Event>,
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         let read = |session: &Session<'_>| session.snapshot(event_id, commands);

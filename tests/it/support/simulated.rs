@@ -375,6 +375,7 @@ impl Store for Simulated {
         &self,
         event_id: &EventId,
         commands: &[&Command],
+        _before: Option<&Event>,
         _until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         Ok(self.locked(|state| {

@@ -116,11 +116,11 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "what partners have of an event that limits them is not read",
-        &[(SNAPSHOT, "!(is_limited && wanted.names_partners())", "true")],
+        &[(SNAPSHOT, " || event.seats_per_partner_max.is_none())", " || event.version >= 0)")],
     ),
     rule(
         "the holds of a partner are not counted where the event alone will do",
-        &[(SNAPSHOT, " && !self.has_holds.contains(&true)", "")],
+        &[(SNAPSHOT, "!self.has_holds.contains(&true)", "event.version >= 0")],
     ),
     sql(
         "what is booked is not marked as limited",

@@ -82,7 +82,7 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "holds are not looked for where the event alone is read",
-        &[(SNAPSHOT, "if !has_holds && ", "if ")],
+        &[(SNAPSHOT, "(event.held_seats == 0 ||", "(event.held_seats >= 0 ||")],
     ),
     rule(
         "a hold can be extended for ever",

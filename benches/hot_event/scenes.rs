@@ -26,7 +26,9 @@ pub const ONE_MANY: &str = "one replica, 1,000 events";
 pub const TWO_MANY: &str = "two replicas, 1,000 events";
 pub const EMPTY: &str = "an empty event";
 pub const LARGE: &str = "1 million reservations there";
+
 const MANY_EVENTS: usize = 1_000;
+
 /// How much is measured.
 #[derive(Clone, Copy)]
 pub struct Effort {

@@ -43,7 +43,7 @@ impl Target {
 }
 
 pub fn of(results: &Results) -> Vec<Target> {
-    [of_hot_event(results), of_limits(results), of_other_scenes(results)]
+    [of_hot_event(results), of_limits(results), of_other_scenes(results), of_access(results)]
         .into_iter()
         .flatten()
         .collect()
@@ -132,10 +132,6 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
     let busy = results.spread((8, BUSY_64, 64), Sample::resident_mb);
     let followed = results.ratio((9, FOLLOWED, 64), (9, NOT_FOLLOWED, 64), rate);
     let lag = |what| results.spread((9, what, 1), |sample| sample.latency.p99 as f64 / 1000.0);
-    let access = |what| results.ratio((10, what, 64), (10, OFF, 64), rate);
-    let beside = |what, other, each: fn(&Sample) -> f64| {
-        results.ratio((10, what, 64), (10, other, 64), each)
-    };
     let beside_idle = results.ratio((8, BUSY_64, 64), (8, ALONE_64, 64), p99);
     vec![
         Target::more("two replicas on one event against one, 64", 0.9, 1.2, two_against_one(64)),
@@ -173,6 +169,15 @@ fn of_other_scenes(results: &Results) -> Vec<Target> {
         Target::less("until a stream has a booking, p99", 50.0, 25.0, lag(LAG_HERE)).in_unit(" ms"),
         Target::less("the same, at another replica, p99", 1000.0, 500.0, lag(LAG_THERE))
             .in_unit(" ms"),
+    ]
+}
+
+fn of_access(results: &Results) -> Vec<Target> {
+    let access = |what| results.ratio((10, what, 64), (10, OFF, 64), rate);
+    let beside = |what, other, each: fn(&Sample) -> f64| {
+        results.ratio((10, what, 64), (10, other, 64), each)
+    };
+    vec![
         Target::more("access control and limits on, against off, 64", 0.9, 1.0, access(ON)),
         Target::more("the same, on an event that limits its partners", 0.9, 1.0, access(LIMITED)),
         Target::more(

@@ -46,8 +46,11 @@ pub use commands::{migrate, verify};
 pub use database::OpenDatabase;
 pub use tls::TlsError;
 
-/// How long a request may take to send its head, and a response to be taken.
-const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take to send its head. Those who never end theirs come again when they are
+/// cut off, and cost more the sooner they are.
+const HEAD_MAX: Duration = Duration::from_secs(15);
+/// How long a response may take to be taken, and a connection to be closed.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
 /// Between two requests of a connection: longer than a load balancer's usual minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// The parts of a stop: answering what was taken in, settling what nobody waits for any more, and
@@ -236,8 +239,8 @@ impl Server {
         let mut server = HttpServer::new(move || http::application(app.clone(), exposure.clone()))
             .workers(config.workers)
             .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(CLIENT_TIMEOUT)
-            .client_disconnect_timeout(CLIENT_TIMEOUT)
+            .client_request_timeout(HEAD_MAX)
+            .client_disconnect_timeout(CLOSING_MAX)
             .shutdown_timeout(STOP_HTTP_MAX_S)
             // A client that is gone keeps no stream open.
             .h1_allow_half_closed(false)

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 const PACE: Duration = Duration::from_secs(1);
 /// They do not all do it in the same moment.
 const GROUPS: u32 = 50;
+/// How long the service puts up with one of them. The first ones do not wait for that, but give up one
+/// after the other within it, so that they come again at an even rate from the beginning.
+const PUT_UP_WITH: Duration = Duration::from_secs(15);
 
 /// Whom to bother, and for how long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,7 +28,7 @@ pub struct Plan {
 pub struct Tally {
     /// Until all were open for the first time.
     pub opened_s: f64,
-    /// Closed by the service, and opened again.
+    /// Closed, almost all by the service, and opened again.
     pub reopened: u64,
 }
 
@@ -36,7 +39,9 @@ pub fn main() -> io::Result<()> {
     let begin = Instant::now();
     let mut all = Vec::with_capacity(plan.connections);
     for number in 0..plan.connections {
-        all.push(Hostile::open(&plan, Manner::ALL[number % Manner::ALL.len()])?);
+        let hostile = Hostile::open(&plan, Manner::ALL[number % Manner::ALL.len()])?;
+        let gives_up = begin + PUT_UP_WITH.mul_f64(number as f64 / plan.connections as f64);
+        all.push(Hostile { gives_up: Some(gives_up), ..hostile });
     }
     let mut tally = Tally { opened_s: begin.elapsed().as_secs_f64(), reopened: 0 };
     let group = plan.connections.div_ceil(GROUPS as usize);
@@ -102,6 +107,7 @@ impl Manner {
 struct Hostile {
     stream: TcpStream,
     manner: Manner,
+    gives_up: Option<Instant>,
 }
 
 impl Hostile {
@@ -109,11 +115,14 @@ impl Hostile {
         let mut stream = TcpStream::connect(plan.address)?;
         stream.set_nonblocking(true)?;
         stream.write_all(manner.begins().as_bytes())?;
-        Ok(Self { stream, manner })
+        Ok(Self { stream, manner, gives_up: None })
     }
 
-    /// Whether the service still puts up with it.
+    /// Whether the service still puts up with it, and it with the service.
     fn go_on(&mut self) -> bool {
+        if self.gives_up.is_some_and(|gives_up| Instant::now() >= gives_up) {
+            return false;
+        }
         let mut answer = [0; 1024];
         let would_block = |failure: &io::Error| failure.kind() == ErrorKind::WouldBlock;
         let silent = self.stream.read(&mut answer).is_err_and(|failure| would_block(&failure));

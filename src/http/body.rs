@@ -28,8 +28,9 @@ const BODY_BYTES_MAX: usize = 8 * 1024;
 pub const ITEMS_MAX: usize = 100;
 /// Each may have a reference, and each character of it may be written as an escape.
 const LIST_BYTES_MAX: usize = BODY_BYTES_MAX + ITEMS_MAX * 2 * 1024;
-/// A body of that size needs no longer on any network.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A body of that size needs no longer on any network, and who never ends it had better be slow to come
+/// again.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Reads a body of JSON.
 pub async fn read(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {

@@ -30,8 +30,8 @@ const OPEN_CONNECTIONS: usize = 5_000;
 const MANY_CONNECTIONS: usize = 10_000;
 /// As many as the usual tools for slow requests open.
 const HOSTILE_CONNECTIONS: usize = 1_000;
-/// Until they are open, and the first of them have been closed and come again.
-const HOSTILE_START: Duration = Duration::from_secs(7);
+/// Until they are open.
+const HOSTILE_START: Duration = Duration::from_secs(2);
 /// And until the idle ones beside them are open, too.
 const IDLE_START_MAX: Duration = Duration::from_secs(5);
 

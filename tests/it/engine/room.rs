@@ -86,3 +86,37 @@ async fn who_comes_too_late_is_told_at_once_and_hurries_nobody() {
     assert!(matches!(first, Ok(Acceptance::Reserved(_))), "{first:?}");
     assert!(begun.elapsed() >= TIMEOUT / 2);
 }
+
+/// What waits for its second batch may be late by then, and is not taken into the next one either.
+#[tokio::test(start_paused = true)]
+async fn what_was_put_off_and_is_late_is_told_at_once_too() {
+    let engine = Engine::with_mailbox(1_000, 1_000);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let (begun, in_time) = (Instant::now(), Instant::now() + TIMEOUT);
+    let moment = Duration::from_millis(100);
+    let soon_late = begun + TIMEOUT / 2 + moment;
+    // A whole batch that asks for one thing, which waits for the next one but for the first: half of
+    // it has room there, since there are others.
+    let mut same = Vec::new();
+    for number in 0..512 {
+        let by = if number <= 256 { in_time } else { soon_late };
+        same.push(engine.start_by(reserve_as("abc-corp", 1, Some("k")), by).await);
+    }
+    for _ in 0..256 {
+        engine.start(reserve(1)).await;
+    }
+    engine.store.plan([Fault::Stalls, Fault::Stalls]);
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    engine.store.stalled().await;
+    tokio::time::advance(moment * 2).await;
+    engine.store.resume();
+    for late in same.split_off(257) {
+        assert_eq!(late.await.expect("answered"), Err(Rejection::Overloaded));
+    }
+    assert_eq!(begun.elapsed(), moment * 2);
+    for replayed in same.drain(1..) {
+        let replayed = replayed.await.expect("answered");
+        assert!(matches!(replayed, Ok(Acceptance::Replayed(_))), "{replayed:?}");
+    }
+}

@@ -50,13 +50,13 @@ async fn sweep_once(
     let metrics = &batching.0.metrics;
     metrics.events_with_due_holds.set(events.len() as i64);
     metrics.sweeper_looked.set(OffsetDateTime::now_utc().unix_timestamp());
-    let mut swept = 0;
+    let mut swept = false;
     for id in events.iter().filter_map(|id| EventId::parse(id)) {
         let until = Instant::now() + request_timeout;
         match batching.submit(&id, Command::Sweep, until).await {
-            Ok(_) => swept += 1,
+            Ok(_) => swept = true,
             Err(rejection) => log::debug!("event {id} was not swept: {rejection:?}"),
         }
     }
-    swept > 0
+    swept
 }

@@ -75,3 +75,27 @@ pub async fn look_for_versions(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_newer_is_told_and_only_to_those_who_watch() {
+        let hot = EventId::parse("hot").expect("a slug");
+        let latest = LatestVersions::default();
+        let mut watched = latest.watch(&hot, 3);
+        for version in [3, 2] {
+            latest.reached(&hot, version);
+            assert!(!watched.has_changed().expect("it is watched"), "{version}");
+            assert_eq!(*watched.borrow(), 3);
+        }
+        latest.reached(&hot, 4);
+        assert!(watched.has_changed().expect("it is watched"));
+        assert_eq!(*watched.borrow_and_update(), 4);
+        assert_eq!(latest.watched(), [hot.clone()]);
+        latest.forget(&hot);
+        assert!(watched.has_changed().is_err());
+        assert!(latest.watched().is_empty());
+    }
+}

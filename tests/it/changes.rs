@@ -2,20 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::binary::Binary;
-use crate::support::{DEFAULT_EVENT, TestApp, TestDatabase, with_app, with_settings};
-
-/// Far above what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{DEFAULT_EVENT, PATIENCE, TestApp, TestDatabase, with_app, with_settings};
 
 /// An open stream.
 struct Follower {
@@ -259,8 +255,9 @@ async fn a_stream_begins_where_it_is_told_to() {
     .await;
 }
 
-/// Follows an event up to a version, and comes back whenever the stream ends.
-async fn follow_to(base: Arc<Mutex<String>>, last: i64) -> Vec<i64> {
+/// Follows an event up to a version, and comes back whenever the stream ends. Tells when it has seen
+/// the one before.
+async fn follow_to(base: Arc<Mutex<String>>, last: i64, almost: mpsc::Sender<()>) -> Vec<i64> {
     let mut seen = Vec::new();
     while seen.last() != Some(&last) {
         let here = base.lock().await.clone();
@@ -276,6 +273,9 @@ async fn follow_to(base: Arc<Mutex<String>>, last: i64) -> Vec<i64> {
             && let Ok(Some(event)) = stream.next().await
         {
             seen.extend(event.id.filter(|_| event.data.is_some()));
+            if seen.last() == Some(&(last - 1)) {
+                almost.send(()).await.expect("the test waits for it");
+            }
         }
     }
     seen
@@ -293,12 +293,20 @@ async fn who_comes_back_sees_every_version_once() {
     let mut other = Binary::serve(&settings).await;
     let bases = [&selling, &other].map(|replica| Arc::new(Mutex::new(replica.base.clone())));
     let mut consumers = JoinSet::new();
+    let (almost, mut all_but_one) = mpsc::channel(CONSUMERS);
     for number in 0..CONSUMERS {
-        consumers.spawn(follow_to(Arc::clone(&bases[number % 2]), BOOKINGS));
+        let base = Arc::clone(&bases[number % 2]);
+        consumers.spawn(follow_to(base, BOOKINGS, almost.clone()));
     }
     let client = Client::new();
     let url = format!("{}/reservations", selling.base);
     for number in 1..=BOOKINGS {
+        if number == BOOKINGS {
+            // Nobody is about to read the journal by itself.
+            for _ in 0..CONSUMERS {
+                timeout(PATIENCE, all_but_one.recv()).await.expect("they get there");
+            }
+        }
         // One after the other: a version each.
         let body = json!({"partnerId": "abc-corp", "seats": 1});
         let booked = client.post(&url).json(&body).send().await.expect("an answer");

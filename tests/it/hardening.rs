@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
@@ -15,10 +14,7 @@ use tokio::time::timeout;
 
 use crate::support::binary::{Binary, TemporaryDirectory, command};
 use crate::support::browser::Browser;
-use crate::support::{Answer, TestApp, TestDatabase, with_app, with_settings};
-
-/// Far above what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{Answer, PATIENCE, TestApp, TestDatabase, with_app, with_settings};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn browsers_are_told_what_not_to_do() {

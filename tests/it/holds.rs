@@ -4,8 +4,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::timeout;
 
-use crate::support::{TestApp, with_app};
+use crate::support::{PATIENCE, TestApp, with_app};
 
 const HOLD: &str = r#"{"partnerId": "abc-corp", "seats": 3, "holdSeconds": 60}"#;
 
@@ -105,12 +106,14 @@ async fn what_nobody_asks_for_is_swept() {
         app.made_in("e", hold()).await;
         app.made_in("f", hold()).await;
         app.end_holds().await;
-        // It ends when the sweeper has come by; if it never does, the runner's patience ends.
-        while event(app).await != [10, 0, 0]
-            || app.get("/events/f").await.json()["heldSeats"] != json!(0)
-        {
-            tokio::task::yield_now().await;
-        }
+        let swept = async {
+            while event(app).await != [10, 0, 0]
+                || app.get("/events/f").await.json()["heldSeats"] != json!(0)
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, swept).await.expect("the sweeper comes by");
     })
     .await;
 }

@@ -1,7 +1,6 @@
 //! What an operator sees: numbers, readiness, the log.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use reqwest::Client;
@@ -11,10 +10,7 @@ use tokio::time::timeout;
 use crate::outage::behind_a_proxy;
 use crate::support::binary::Binary;
 use crate::support::proxy::Way;
-use crate::support::{Answer, TestApp, TestDatabase, with_app, with_database};
-
-/// Far above what anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{Answer, PATIENCE, TestApp, TestDatabase, with_app, with_database};
 
 /// Samples by name and labels.
 type Samples = BTreeMap<String, f64>;
@@ -121,6 +117,27 @@ async fn everything_is_counted_once() {
         for name in samples.keys() {
             assert!(!name.contains("secret-"), "a label has what callers make up: {name}");
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_nothing_to_sweep_looks_once_a_second() {
+    with_app(async |app| {
+        let looked = |samples: &Samples| value(samples, "sweeper_looked_timestamp_seconds");
+        let reads =
+            |samples: &Samples| value(samples, r#"connection_wait_seconds_count{pool="reads"}"#);
+        let after = async |moment: f64| loop {
+            let samples = metrics(app).await;
+            if looked(&samples) > moment {
+                return samples;
+            }
+        };
+        let first = timeout(PATIENCE, after(0.0)).await.expect("it looks");
+        let last = timeout(PATIENCE, after(looked(&first) + 1.0)).await.expect("it looks again");
+        let looks = reads(&last) - reads(&first);
+        let seconds = looked(&last) - looked(&first);
+        assert!(looks <= seconds + 2.0, "{looks} in {seconds} s");
     })
     .await;
 }

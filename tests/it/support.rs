@@ -24,6 +24,9 @@ pub mod workshop;
 
 pub const DEFAULT_EVENT: &str = "node-meetup-2025";
 
+/// Far above what anything takes: it ends what would never end.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The server that all tests share. It goes away with the process.
 fn cluster() -> &'static ThrowawayPostgres {
     static CLUSTER: OnceLock<ThrowawayPostgres> = OnceLock::new();

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-use crate::{page, succeed};
+use crate::page::Page;
+use crate::succeed;
 
 const HEAD: &str = "\
 | fault | times | calls | granted | unknown | lost | served again, slowest |
@@ -45,7 +46,7 @@ pub fn chaos(root: &Path, rounds: &str) -> Result<String, Box<dyn Error>> {
         format!("| {name} | {faults} | {calls} | {granted} | {unknown} | {lost} | {slowest} ms |\n")
     };
     let table = HEAD.to_owned() + &seen.into_iter().map(row).collect::<String>();
-    page::write(root, "make chaos", &table)?;
+    Page::read(root, "make chaos")?.write(&table)?;
     if late.is_empty() {
         Ok(table)
     } else {

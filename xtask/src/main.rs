@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     let done = match &arguments[..] {
         ["prepare"] => prepare::prepare(root, false),
         ["prepare", "--check"] => prepare::prepare(root, true),
-        ["mutants", "--write"] => mutants::mutants(root, &[], true),
+        ["mutants", "--write", words @ ..] => mutants::mutants(root, words, true),
         ["mutants", words @ ..] => mutants::mutants(root, words, false),
         ["chaos", rounds] => chaos::chaos(root, rounds),
         _ => Err(USAGE.into()),

@@ -172,6 +172,10 @@ const RULES: &[Rule] = &[
         )],
     ),
     rule(
+        "what is deferred and late hurries the others",
+        &[(TAKING, "if !self.deferred.is_empty() {", "if false {")],
+    ),
+    rule(
         "in a batch whose outcome is unknown, refusals are final",
         &[(
             BATCHER,

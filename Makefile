@@ -23,7 +23,7 @@ ROUNDS ?= 20
 chaos: set-up-tests ## Try each real fault ROUNDS (20) times, and write docs/reliability.md; 40 minutes
 	cargo run --quiet --locked --package xtask -- chaos $(ROUNDS)
 
-mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; 40 minutes
+mutants: set-up-tests ## Break each rule of the engine in turn, and see a test notice; an hour
 	cargo run --quiet --locked --package xtask -- mutants --write
 
 schemathesis: set-up ## Try the API with what its OpenAPI document allows and forbids; needs Python

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-use crate::page::Page;
-use crate::succeed;
+use crate::{page, succeed};
 
 const HEAD: &str = "\
 | fault | times | calls | granted | unknown | lost | served again, slowest |
@@ -46,7 +45,7 @@ pub fn chaos(root: &Path, rounds: &str) -> Result<String, Box<dyn Error>> {
         format!("| {name} | {faults} | {calls} | {granted} | {unknown} | {lost} | {slowest} ms |\n")
     };
     let table = HEAD.to_owned() + &seen.into_iter().map(row).collect::<String>();
-    Page::read(root, "make chaos")?.write(&table)?;
+    page::write(root, "make chaos", &table)?;
     if late.is_empty() {
         Ok(table)
     } else {

@@ -11,74 +11,97 @@ use std::{env, fs, thread};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::page::Page;
-use crate::succeed;
+use crate::{page, succeed};
 
 mod rules;
 
 use rules::Rule;
 
+/// How the page names who writes the table.
+const COMMAND: &str = "make mutants";
 /// Far above what the tests take. A mutant that makes them wait for ever is noticed, too.
-const TESTS_MAX: Duration = Duration::from_secs(420);
+const TESTS_MAX: Duration = Duration::from_secs(900);
 /// Once a test has failed, the others get so long to end.
 const OTHERS_MAX: Duration = Duration::from_secs(20);
 /// The tests that need no database come first: mostly one of them notices.
 const FAST: &[&str] = &["--lib", "--test", "it"];
 /// Killed halfway, these would leave a server that stands still, or a disk.
 const SKIPPED: &[&str] = &["--skip", "the_database_stands_still", "--skip", "the_disk_is_full"];
-const FAST_FILTER: &[&str] =
-    &["decide", "engine", "simulation", "turns", "fairness", "access", "baton"];
+const FAST_FILTER: &[&str] = &[
+    "decide",
+    "engine",
+    "simulation",
+    "turns",
+    "fairness",
+    "access",
+    "limits",
+    "baton",
+    "changes",
+];
 
-/// Breaks the rules that have one of the words in their name, or all. The others keep the row that the
-/// page has for them.
+/// Breaks the rules that have one of the words in their name, or all.
 pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<dyn Error>> {
     let work = Work::copy(root)?;
-    work.test("unbroken", &[])
-        .map_err(|failure| format!("the copy does not pass: {failure}"))?
-        .is_empty()
-        .then_some(())
-        .ok_or("the tests fail before anything is broken")?;
+    let failed = work
+        .test("unbroken", &[])
+        .map_err(|failure| format!("the copy does not pass: {failure}"))?;
+    if !failed.is_empty() {
+        return Err(format!("before anything is broken, there fail: {}", join(&failed)).into());
+    }
     let known = |word: &&&str| !rules::all().any(|rule| rule.name.contains(**word));
     if let Some(word) = words.iter().find(known) {
         return Err(format!("no rule has {word:?} in its name").into());
     }
-    let page = Page::read(root, "make mutants")?;
-    let mut table = String::from("| broken rule | noticed by |\n|---|---|\n");
-    let (mut missed, mut broken) = (Vec::new(), 0);
-    for rule in rules::all() {
-        let row = format!("| {} | ", rule.name);
-        if !words.is_empty() && !words.iter().any(|word| rule.name.contains(word)) {
-            let before = page.written.lines().find(|line| line.starts_with(&row));
-            table.extend(before.map(|line| format!("{line}\n")));
-            continue;
-        }
-        broken += 1;
+    let mut missed = Vec::new();
+    let wanted = |rule: &&Rule| words.is_empty() || words.iter().any(|w| rule.name.contains(w));
+    let rules: Vec<&Rule> = rules::all().filter(wanted).collect();
+    for rule in &rules {
         let noticed = work.break_and_test(rule)?;
         println!(
             "{:8} {}: {}",
             if noticed.is_empty() { "MISSED" } else { "noticed" },
             rule.name,
-            { noticed.iter().cloned().collect::<Vec<_>>().join(", ") }
+            join(&noticed)
         );
         if noticed.is_empty() {
             missed.push(rule.name);
         }
-        table += &format!("{row}{} |\n", shorten(&noticed));
-    }
-    if write {
-        page.write(&table)?;
+        if write {
+            // At once: a run that is broken off leaves what it has found.
+            let table = with_row(&page::read(root, COMMAND)?, rule, &noticed);
+            page::write(root, COMMAND, &table)?;
+        }
     }
     if missed.is_empty() {
-        Ok(format!("{broken} broken rules, each noticed"))
+        Ok(format!("{} broken rules, each noticed", rules.len()))
     } else {
         Err(format!("not noticed: {}", missed.join("; ")).into())
     }
+}
+
+/// The table with a new row for this rule, in the order of the rules. The others keep theirs.
+fn with_row(table: &str, rule: &Rule, noticed: &BTreeSet<String>) -> String {
+    let mut new = String::from("| broken rule | noticed by |\n|---|---|\n");
+    for other in rules::all() {
+        let begin = format!("| {} | ", other.name);
+        let row = table.lines().find(|row| row.starts_with(&begin));
+        if other.name == rule.name {
+            new += &format!("{begin}{} |\n", shorten(noticed));
+        } else if let Some(row) = row {
+            new += &format!("{row}\n");
+        }
+    }
+    new
 }
 
 fn failures_in(log: &str) -> BTreeSet<String> {
     let failed =
         |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
     log.lines().filter_map(failed).collect()
+}
+
+fn join(tests: &BTreeSet<String>) -> String {
+    tests.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// Two tests and how many more.

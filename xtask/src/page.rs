@@ -4,31 +4,30 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A page with a part that a command writes.
-pub struct Page {
-    path: PathBuf,
-    before: String,
-    /// What stands between the marks of the command.
-    pub written: String,
-    after: String,
+fn page(root: &Path) -> PathBuf {
+    root.join("docs/reliability.md")
 }
 
-impl Page {
-    /// docs/reliability.md, as it is.
-    pub fn read(root: &Path, command: &str) -> Result<Self, Box<dyn Error>> {
-        let path = root.join("docs/reliability.md");
-        let page = fs::read_to_string(&path)?;
-        let begin = format!("<!-- written by {command} -->\n");
-        let end = format!("<!-- end of what {command} writes -->");
-        let place = || format!("docs/reliability.md has no place for {command}");
-        let (before, rest) = page.split_once(&begin).ok_or_else(place)?;
-        let (written, after) = rest.split_once(&end).ok_or_else(place)?;
-        let (before, after) = (format!("{before}{begin}"), format!("{end}{after}"));
-        Ok(Self { path, before, written: written.to_owned(), after })
-    }
+/// The page up to the mark where `command` begins to write, what it has written, and the rest.
+fn parts<'a>(page: &'a str, command: &str) -> Result<[&'a str; 3], String> {
+    let begin = format!("<!-- written by {command} -->\n");
+    let end = format!("<!-- end of what {command} writes -->");
+    let place = || format!("docs/reliability.md has no place for {command}");
+    let written = page.find(&begin).ok_or_else(place)? + begin.len();
+    let after = written + page[written..].find(&end).ok_or_else(place)?;
+    Ok([&page[..written], &page[written..after], &page[after..]])
+}
 
-    /// Replaces that part.
-    pub fn write(&self, text: &str) -> Result<(), Box<dyn Error>> {
-        Ok(fs::write(&self.path, format!("{}{text}{}", self.before, self.after))?)
-    }
+/// What stands between the marks of `command` in docs/reliability.md.
+pub fn read(root: &Path, command: &str) -> Result<String, Box<dyn Error>> {
+    let page = fs::read_to_string(page(root))?;
+    let [_, written, _] = parts(&page, command)?;
+    Ok(written.to_owned())
+}
+
+/// Replaces it.
+pub fn write(root: &Path, command: &str, text: &str) -> Result<(), Box<dyn Error>> {
+    let old = fs::read_to_string(page(root))?;
+    let [before, _, after] = parts(&old, command)?;
+    Ok(fs::write(page(root), format!("{before}{text}{after}"))?)
 }

@@ -93,7 +93,7 @@ mod tests {
         latest.reached(&hot, 4);
         assert!(watched.has_changed().expect("it is watched"));
         assert_eq!(*watched.borrow_and_update(), 4);
-        assert_eq!(latest.watched(), [hot.clone()]);
+        assert_eq!(latest.watched(), std::slice::from_ref(&hot));
         latest.forget(&hot);
         assert!(watched.has_changed().is_err());
         assert!(latest.watched().is_empty());

@@ -22,13 +22,16 @@ use super::access::{Overseer, TurnedAway};
 use super::openapi::problems;
 use super::problem::Problem;
 
-/// The prefix of each name.
+mod process;
+
+/// The prefix of each name, but those of the process.
 pub const PREFIX: &str = "ticketboss";
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub struct Metrics {
     registry: Registry,
+    process: Registry,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Family<RouteLabels, Histogram, fn() -> Histogram>,
     internal_errors: Counter,
@@ -114,7 +117,16 @@ impl Metrics {
             "Event streams that were ended because they did not keep up",
             streams.dropped.clone(),
         );
-        Self { registry, requests, request_seconds, internal_errors, turned_away, ready, streams }
+        Self {
+            registry,
+            process: process::registry(),
+            requests,
+            request_seconds,
+            internal_errors,
+            turned_away,
+            ready,
+            streams,
+        }
     }
 
     /// A request was answered.
@@ -141,6 +153,7 @@ impl Metrics {
 
     fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
+        text::encode_registry(&mut text, &self.process)?;
         text::encode(&mut text, &self.registry)?;
         Ok(text)
     }

@@ -31,7 +31,10 @@ fn value(samples: &Samples, name: &str) -> f64 {
 }
 
 async fn metrics(app: &TestApp) -> Samples {
-    let answer = app.get("/metrics").await;
+    metrics_in(&app.get("/metrics").await)
+}
+
+fn metrics_in(answer: &Answer) -> Samples {
     assert_eq!(answer.status, 200);
     let kind = answer.header("content-type").expect("a type");
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
@@ -142,11 +145,42 @@ async fn who_has_nothing_to_sweep_looks_once_a_second() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn what_the_process_takes_is_told() {
+    const CONNECTIONS: usize = 100;
+    let database = TestDatabase::create().await;
+    let service = Binary::serve(&[("DATABASE_URL", database.url.as_str())]).await;
+    let (client, url) = (Client::new(), format!("{}/metrics", service.base));
+    let taken = async || {
+        let answer = client.get(&url).send().await.expect("an answer");
+        let samples = metrics_in(&Answer::of(answer).await);
+        move |name: &str| samples[&format!("process_{name}")]
+    };
+    let first = taken().await;
+    assert!(first("open_fds") < first("max_fds"));
+    assert!(first("threads") >= 2.0);
+    assert!((1e6..1e9).contains(&first("resident_memory_bytes")));
+    let address = service.base.strip_prefix("http://").expect("a base");
+    let idle: Vec<_> = (0..CONNECTIONS)
+        .map(|_| std::net::TcpStream::connect(address).expect("a connection"))
+        .collect();
+    let all_open =
+        async { while taken().await("open_fds") < first("open_fds") + CONNECTIONS as f64 {} };
+    timeout(PATIENCE, all_open).await.expect("each connection is open");
+    drop(idle);
+    let worked =
+        async { while taken().await("cpu_seconds_total") <= first("cpu_seconds_total") {} };
+    timeout(PATIENCE, worked).await.expect("what it does takes time");
+    service.stop().await;
+}
+
 /// The names in an expression of PromQL that are ours, and the labels that are beside them.
 fn names_in(text: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !word(c));
-    words.filter(|word| word.starts_with("ticketboss_")).map(str::to_owned).collect()
+    let ours = |word: &&str| word.starts_with("ticketboss_") || word.starts_with("process_");
+    words.filter(ours).map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,85 @@
+//! What the process takes from its machine, under the names that every dashboard knows:
+//! <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>.
+
+use prometheus_client::registry::Registry;
+
+/// Read anew for each scrape. Empty where there is no /proc.
+pub fn registry() -> Registry {
+    #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "nothing is registered"))]
+    let mut registry = Registry::with_prefix("process");
+    #[cfg(target_os = "linux")]
+    registry.register_collector(Box::new(linux::Process));
+    registry
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fmt;
+
+    use nix::sys::resource::{Resource, getrlimit};
+    use procfs::{ProcResult, WithCurrentSystemInfo as _};
+    use prometheus_client::collector::Collector;
+    use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+    use prometheus_client::metrics::counter::ConstCounter;
+    use prometheus_client::metrics::gauge::ConstGauge;
+    use prometheus_client::registry::Unit;
+
+    #[derive(Debug)]
+    pub struct Process;
+
+    struct Taken {
+        cpu_seconds: f64,
+        resident_bytes: u64,
+        threads: i64,
+        files: usize,
+    }
+
+    impl Taken {
+        fn read() -> ProcResult<Self> {
+            let process = procfs::process::Process::myself()?;
+            let stat = process.stat()?;
+            let ticks = (stat.utime + stat.stime) as f64;
+            Ok(Self {
+                cpu_seconds: ticks / procfs::ticks_per_second() as f64,
+                resident_bytes: stat.rss_bytes().get(),
+                threads: stat.num_threads,
+                files: process.fd_count()?,
+            })
+        }
+    }
+
+    impl Collector for Process {
+        fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+            // Where it cannot be read, there is nothing to say.
+            let Ok(taken) = Taken::read() else { return Ok(()) };
+            let mut each = Each(encoder);
+            let cpu = ConstCounter::new(taken.cpu_seconds);
+            each.say("cpu", "Processor time taken", Some(Unit::Seconds), &cpu)?;
+            let resident = ConstGauge::new(taken.resident_bytes);
+            each.say("resident_memory", "Memory in RAM", Some(Unit::Bytes), &resident)?;
+            each.say("threads", "Threads", None, &ConstGauge::new(taken.threads))?;
+            let help = "Open file descriptors, each connection being one";
+            each.say("open_fds", help, None, &ConstGauge::new(taken.files as u64))?;
+            if let Ok((max, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
+                each.say("max_fds", "So many may be open", None, &ConstGauge::new(max))?;
+            }
+            Ok(())
+        }
+    }
+
+    struct Each<'a>(DescriptorEncoder<'a>);
+
+    impl Each<'_> {
+        fn say(
+            &mut self,
+            name: &str,
+            help: &str,
+            unit: Option<Unit>,
+            metric: &impl EncodeMetric,
+        ) -> fmt::Result {
+            let encoder =
+                self.0.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
+            metric.encode(encoder)
+        }
+    }
+}

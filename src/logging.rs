@@ -1,8 +1,11 @@
 //! The log: env_logger's own lines, or an object of JSON on each.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
+use std::time::Duration;
 
+use env_logger::Target;
 use env_logger::fmt::Formatter;
 use log::Record;
 use log::kv::{self, Key, Value, VisitSource};
@@ -12,6 +15,10 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::config::LogFormat;
 
+mod backlog;
+
+use backlog::Backlog;
+
 /// Our own lines, one for each request only where it shows a defect: actix tells of each of its
 /// workers, and of each client that speaks no HTTP, and PostgreSQL of each table that is there
 /// already.
@@ -20,6 +27,12 @@ const DEFAULT_FILTER: &str =
 
 /// The target of the lines that tell of requests.
 pub const REQUESTS: &str = "ticketboss::requests";
+
+/// What an end waits for a log that nobody reads.
+const FINISH_MAX: Duration = Duration::from_secs(1);
+
+/// Where it does not go to a terminal, whose user sees that it stands still.
+static BACKLOG: OnceLock<Backlog> = OnceLock::new();
 
 /// Starts it, with what `RUST_LOG` says; `false` if that cannot be understood.
 #[must_use]
@@ -36,8 +49,33 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
             builder.format(write_json);
         }
     }
+    if !io::stderr().is_terminal()
+        // Without a thread for it, lines are written where they come up.
+        && let Ok(backlog) = Backlog::start(io::stderr())
+    {
+        builder.target(Target::Pipe(Box::new(BACKLOG.get_or_init(|| backlog).clone())));
+    }
     builder.init();
     true
+}
+
+/// A line for people, whatever the format, and after all that was logged before.
+pub fn say(line: &str) {
+    match BACKLOG.get() {
+        Some(backlog) => {
+            // It never fails.
+            drop(backlog.clone().write_all(format!("{line}\n").as_bytes()));
+            finish();
+        }
+        None => eprintln!("{line}"),
+    }
+}
+
+/// Waits until everything is written, unless nobody reads it.
+pub fn finish() {
+    if let Some(backlog) = BACKLOG.get() {
+        backlog.finish(FINISH_MAX);
+    }
 }
 
 /// A word alone is a level: taken for a module, one that is misspelt would silence everything.

@@ -150,6 +150,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(run(arguments.command.unwrap_or(Command::Serve)));
     // What still runs in the background was given its time.
     runtime.shutdown_background();
+    logging::finish();
     code
 }
 
@@ -210,7 +211,10 @@ async fn key(command: KeyCommand) -> ExitCode {
             let expires_at = days.map(|days| OffsetDateTime::now_utc() + days);
             with_database(async |config| {
                 let (made, text, place) = keys::make(&config, name, scope, expires_at).await?;
-                eprintln!("ticketboss: key {} is made in {place}, and shown this once:", made.id);
+                let id = made.id;
+                logging::say(&format!(
+                    "ticketboss: key {id} is made in {place}, and shown this once:"
+                ));
                 drop(writeln!(std::io::stdout(), "{text}"));
                 Ok(())
             })
@@ -231,7 +235,9 @@ async fn key(command: KeyCommand) -> ExitCode {
         KeyCommand::Revoke { id } => {
             with_database(async |config| {
                 keys::revoke(&config, id.clone()).await?;
-                eprintln!("ticketboss: key {id} is revoked, and stops working in about a second");
+                logging::say(&format!(
+                    "ticketboss: key {id} is revoked, and stops working in about a second"
+                ));
                 Ok(())
             })
             .await
@@ -341,6 +347,6 @@ fn complain_of_launch(failure: &LaunchError) -> ExitCode {
 }
 
 fn complain(code: u8, what: &str) -> ExitCode {
-    eprintln!("ticketboss: {what}");
+    logging::say(&format!("ticketboss: {what}"));
     ExitCode::from(code)
 }

@@ -5,6 +5,7 @@ use sqlx::postgres::PgConnectOptions;
 use super::{OpenDatabase, ServeError, Signals, with_database};
 use crate::config::{Config, Database};
 use crate::postgres;
+use crate::store::schema;
 use crate::verify::{self, Report, VerifyError};
 
 /// Brings the schema up to date, and nothing else.
@@ -25,6 +26,8 @@ pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, S
     must_exist(config)?;
     let mut report = Report::default();
     beside(config, async |at| {
+        // Of an older one, what is missing would look like faults.
+        schema::check(at.options()).await?;
         report = verify::verify(at.options(), tell).await?;
         Ok(())
     })

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::ServeError;
 use super::commands::{At, beside, must_exist};
+use super::database::wait_for_database;
 use crate::access::new_key;
 use crate::config::Config;
 use crate::domain::{Key, KeyId, KeyName, Scope, Timestamp};
-use crate::store::{ConnectionLimits, PostgresStore};
+use crate::store::{ConnectionLimits, PostgresStore, schema};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys that are read at once.
@@ -27,7 +28,7 @@ pub async fn make(
     let (new, text) = new_key(name, scope, expires_at, None).map_err(ServeError::Random)?;
     let mut made = None;
     let mut place = String::new();
-    with_store(config, async |store, at| {
+    with_store(config, Schema::MayBeMade, async |store, at| {
         let key = store.make_key(&new, Instant::now() + TIMEOUT).await;
         made = Some(key.map_err(ServeError::Keys)?);
         place = at.describe();
@@ -41,7 +42,7 @@ pub async fn make(
 pub async fn list(config: &Config) -> Result<Vec<Key>, ServeError> {
     must_exist(config)?;
     let mut all = Vec::new();
-    with_store(config, async |store, _| {
+    with_store(config, Schema::MustBeThere, async |store, _| {
         let mut after = String::new();
         loop {
             let page = store.keys_after(&after, PAGE, Instant::now() + TIMEOUT).await;
@@ -60,23 +61,36 @@ pub async fn list(config: &Config) -> Result<Vec<Key>, ServeError> {
 /// Revokes a key.
 pub async fn revoke(config: &Config, id: KeyId) -> Result<(), ServeError> {
     must_exist(config)?;
-    with_store(config, async |store, _| {
+    with_store(config, Schema::MustBeThere, async |store, _| {
         let found = store.revoke_key(&id, None, Instant::now() + TIMEOUT).await;
         if found.map_err(ServeError::Keys)? { Ok(()) } else { Err(ServeError::NoSuchKey { id }) }
     })
     .await
 }
 
-/// On a schema that is up to date: a key may be the first thing that is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// In a database that has none: a key may be the first thing in it.
+    MayBeMade,
+    MustBeThere,
+}
+
+/// On a schema that is up to date. One that is not is left alone: who looks at keys with a new binary has
+/// not asked for more.
 async fn with_store(
     config: &Config,
+    schema: Schema,
     work: impl AsyncFnOnce(Arc<PostgresStore>, &At<'_>) -> Result<(), ServeError>,
 ) -> Result<(), ServeError> {
     beside(config, async |at| {
-        if let At::Own(database) = &at
-            && config.migrate_on_start
-        {
-            database.migrate().await?;
+        let may_be_made = schema == Schema::MayBeMade && config.migrate_on_start;
+        match (wait_for_database(|| schema::check(at.options())).await, &at) {
+            (Err(ServeError::Schema(failure)), At::Own(database))
+                if failure.is_no_schema() && may_be_made =>
+            {
+                database.migrate().await?;
+            }
+            (checked, _) => checked?,
         }
         let limits = ConnectionLimits { writes: 1, reads: 1 };
         let options = at.options().clone();

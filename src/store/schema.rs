@@ -28,6 +28,16 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
+    /// Whether the database has no schema of ours at all: the very first migration is missing.
+    pub fn is_no_schema(&self) -> bool {
+        match self {
+            Self::TooOld { missing } => {
+                migrator().iter().next().is_some_and(|first| first.version == *missing)
+            }
+            Self::Connect(_) | Self::NoAnswer | Self::Migrate(_) => false,
+        }
+    }
+
     /// Whether the database may be there in a while: nobody answers, or it is starting, or full. A
     /// wrong password, or a database that does not exist, stays wrong.
     pub fn is_away(&self) -> bool {

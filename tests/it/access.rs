@@ -457,6 +457,44 @@ async fn the_command_line_makes_and_revokes_keys() {
     assert_eq!(service.stop().await.0, Some(0));
 }
 
+/// A schema is brought up to date by who serves, or asks for it; a database that has none is given one
+/// with its first key.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_keys_changes_no_schema() {
+    let database = TestDatabase::create_empty().await;
+    let environment = [("DATABASE_URL", database.url.as_str())];
+    let run = async |arguments: &[&str]| {
+        let output = command(arguments, &environment).output().await.expect("it runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let tables = async || -> i64 {
+        let mut connection = database.connect().await;
+        let tables = "select count(*) from pg_tables where schemaname = 'public'";
+        sqlx::query_scalar(tables).fetch_one(&mut connection).await.expect("a number")
+    };
+    let looks: [&[&str]; 3] =
+        [&["key", "list"], &["key", "revoke", "0000000000000000"], &["verify"]];
+    let too_old = |missing| {
+        format!(
+            "ticketboss: the schema is too old: migration {missing} is missing; run \
+             `ticketboss migrate`\n"
+        )
+    };
+    for look in looks {
+        assert_eq!(run(look).await, (Some(1), too_old(1)), "{look:?}");
+    }
+    assert_eq!(tables().await, 0);
+    let create = ["key", "create", "--scope", "operator", "--name", "first"];
+    assert_eq!(run(&create).await.0, Some(0));
+    assert!(tables().await > 0);
+
+    // As a new binary sees what an old one has made.
+    database.execute("delete from _sqlx_migrations where version = 12").await;
+    for command in looks.into_iter().chain([&create[..]]) {
+        assert_eq!(run(command).await, (Some(1), too_old(12)), "{command:?}");
+    }
+}
+
 /// Nobody finds out on the internet that everybody may do everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_control_is_not_off_by_accident() {

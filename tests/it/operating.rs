@@ -336,3 +336,41 @@ async fn the_log_is_an_object_on_each_line() {
     assert_eq!(refused["status"], 404);
     assert_eq!(refused["outcome"], "reservation_not_found");
 }
+
+/// Whoever reads the log may be slow, or stop for a while: the log is short of some lines then, and
+/// nobody else is kept waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_log_that_is_not_read() {
+    // More than may wait, with what the pipe takes; and enough to fill the pipe.
+    const TOO_MANY: usize = 6_000;
+    const SOME: usize = 1_500;
+    let database = TestDatabase::create().await;
+    let settings = [("DATABASE_URL", database.url.as_str()), ("RUST_LOG", "info,sqlx=warn")];
+    let mut service = Binary::serve(&settings).await;
+    let (client, url) = (Client::new(), format!("{}/health", service.base));
+    let ask = async |times: usize| {
+        for _ in 0..times {
+            let request = client.get(&url).header("x-request-id", "i".repeat(128));
+            let answer = timeout(PATIENCE, request.send()).await.expect("nobody waits");
+            assert_eq!(answer.expect("an answer").status(), 200);
+        }
+    };
+    service.leave_log_unread().await;
+    ask(TOO_MANY).await;
+    service.read_log();
+    let left_out = |line: &String| line.contains("lines of the log were left out");
+    let told = async {
+        // As long as lines are written, it is looked at whether some were not.
+        while !service.log().iter().any(left_out) {
+            ask(1).await;
+        }
+    };
+    timeout(PATIENCE, told).await.expect("it is told");
+    let told = service.log().into_iter().find(left_out).expect("just seen");
+    assert!(told.contains("WARN"), "{told}");
+
+    service.leave_log_unread().await;
+    ask(SOME).await;
+    let (code, _) = service.stop().await;
+    assert_eq!(code, Some(0));
+}

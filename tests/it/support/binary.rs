@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -41,6 +42,9 @@ pub struct Binary {
     pub base: String,
     log: Arc<Mutex<Vec<String>>>,
     reading: JoinHandle<()>,
+    /// Held for each line that is read.
+    may_read: Arc<AsyncMutex<()>>,
+    unread: Option<OwnedMutexGuard<()>>,
 }
 
 impl Binary {
@@ -57,15 +61,26 @@ impl Binary {
         let base = timeout(PATIENCE, address(&mut lines, &log, words, act))
             .await
             .expect("it starts in time");
+        let may_read = Arc::new(AsyncMutex::new(()));
         let reading = tokio::spawn({
-            let log = Arc::clone(&log);
+            let (log, may_read) = (Arc::clone(&log), Arc::clone(&may_read));
             async move {
                 while let Ok(Some(line)) = lines.next_line().await {
                     log.lock().expect("no panic under the lock").push(line);
+                    drop(may_read.lock().await);
                 }
             }
         });
-        Self { child, base, log, reading }
+        Self { child, base, log, reading, may_read, unread: None }
+    }
+
+    /// Reads no more of its log, until it has ended or [`Self::read_log`] is called.
+    pub async fn leave_log_unread(&mut self) {
+        self.unread = Some(Arc::clone(&self.may_read).lock_owned().await);
+    }
+
+    pub fn read_log(&mut self) {
+        self.unread = None;
     }
 
     pub fn pid(&self) -> i32 {
@@ -84,6 +99,7 @@ impl Binary {
     /// The exit code (none if a signal ended it) and everything it logged.
     pub async fn ended(mut self) -> (Option<i32>, Vec<String>) {
         let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
+        self.read_log();
         self.reading.await.expect("the log is read");
         let log = self.log.lock().expect("no panic under the lock").clone();
         (status.expect("it was waited for").code(), log)

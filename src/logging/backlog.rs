@@ -1,0 +1,88 @@
+//! Lines on their way to standard error. Whoever reads it may stop for a while, and a write waits for
+//! that as long as it takes; the service does not. What there is no room for is left out, and counted.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Lines that may wait: about a megabyte.
+const LINES_MAX: usize = 4_096;
+/// What is written at once, about.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Backlog {
+    lines: SyncSender<Vec<u8>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// How many lines were taken in, and how many were left out since that was last told.
+    taken: AtomicU64,
+    left_out: AtomicU64,
+    written: Mutex<u64>,
+    more_written: Condvar,
+}
+
+impl Backlog {
+    /// Writes what it is given, on a thread of its own.
+    pub fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
+        let (lines, waiting) = sync_channel(LINES_MAX);
+        let shared = Arc::new(Shared::default());
+        let writing = Arc::clone(&shared);
+        thread::Builder::new().name("log".into()).spawn(move || writing.write(&waiting, to))?;
+        Ok(Self { lines, shared })
+    }
+
+    /// Returns when all lines are written, or after so long.
+    pub fn finish(&self, max: Duration) {
+        let taken = self.shared.taken.load(Ordering::Acquire);
+        let written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.shared.more_written.wait_timeout_while(written, max, |it| *it < taken);
+        drop(waiting);
+    }
+}
+
+/// A line at a time. Never waits, and never fails: nobody could be told.
+impl Write for Backlog {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Counted first: it may be written at once.
+        self.shared.taken.fetch_add(1, Ordering::Release);
+        if self.lines.try_send(line.to_vec()).is_err() {
+            self.shared.taken.fetch_sub(1, Ordering::Release);
+            self.shared.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn write(&self, waiting: &Receiver<Vec<u8>>, mut to: impl Write) {
+        while let Ok(mut text) = waiting.recv() {
+            let mut lines = 1;
+            while text.len() < WRITE_BYTES
+                && let Ok(line) = waiting.try_recv()
+            {
+                text.extend(line);
+                lines += 1;
+            }
+            // A reader who is gone is no reason to stop taking lines in.
+            drop(to.write_all(&text).and_then(|()| to.flush()));
+            *self.written.lock().unwrap_or_else(PoisonError::into_inner) += lines;
+            self.more_written.notify_all();
+            let left_out = self.left_out.swap(0, Ordering::Relaxed);
+            if left_out > 0 {
+                log::warn!("{left_out} lines of the log were left out: it was not read in time");
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! All keys are in memory. What is made or revoked elsewhere is looked for every second, and at
 //! once where somebody comes with a key that is not known; so a new key works immediately, and a
 //! revoked one stops working on every replica within seconds. Where the database has not been
-//! reached for longer than that, no key is taken for good any more.
+//! reached for longer than that, no key is taken for good any more, but for `/metrics`.
 //!
 //! Invariant: a secret is never kept. Its hash is, and is compared in constant time.
 
@@ -130,10 +130,24 @@ impl KeyRing {
     /// The key that was presented, if that can be told at once: always, but for one that is new or
     /// wrong, and where the database is away.
     pub fn recall(&self, presented: &[u8]) -> Option<Result<Arc<KnownKey>, Denied>> {
+        self.recall_within(STALE_MAX, presented)
+    }
+
+    /// The same from what was known last, however long the database has been away. For what shows
+    /// nothing of anybody's, and is looked at just then.
+    pub fn recall_last(&self, presented: &[u8]) -> Option<Result<Arc<KnownKey>, Denied>> {
+        self.recall_within(Duration::MAX, presented)
+    }
+
+    fn recall_within(
+        &self,
+        age_max: Duration,
+        presented: &[u8],
+    ) -> Option<Result<Arc<KnownKey>, Denied>> {
         let Some((id, secret)) = parse(presented) else { return Some(Err(Denied::Malformed)) };
         let hash = SecretHash::from(Sha256::digest(secret));
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
-        let last = known.last.as_ref().filter(|last| last.began.elapsed() < STALE_MAX)?;
+        let last = known.last.as_ref().filter(|last| last.began.elapsed() < age_max)?;
         let known = known.by_id.get(id)?;
         Some(known.check(&hash, &last.clock).map(|()| Arc::clone(known)))
     }
@@ -203,13 +217,21 @@ impl Shared {
             }
             sleep_until(began + LOOK_PAUSE_MIN).await;
         }
+        let went_well = looked.as_ref().is_none_or(|before| before.succeeded);
         let began = Instant::now();
         let seen = self.look().await;
-        *looked = Some(Looked { began, ended: Instant::now(), succeeded: seen.is_ok() });
-        seen.map_err(|failure| {
-            log::warn!("looking for keys: {}", crate::chain(&failure));
-            NotSeen
-        })
+        let succeeded = seen.is_ok();
+        *looked = Some(Looked { began, ended: Instant::now(), succeeded });
+        match seen {
+            Ok(()) if !went_well => log::info!("keys can be looked for again"),
+            Ok(()) => {}
+            // Once: it is tried every second.
+            Err(failure) if went_well => {
+                log::warn!("looking for keys: {}; trying on", crate::chain(&failure));
+            }
+            Err(failure) => log::debug!("looking for keys: {}", crate::chain(&failure)),
+        }
+        if succeeded { Ok(()) } else { Err(NotSeen) }
     }
 
     async fn look(&self) -> Result<(), Unavailable> {

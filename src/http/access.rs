@@ -147,9 +147,9 @@ impl HeldKey {
     }
 }
 
-/// Names those whom handlers are for, by the scopes of their keys.
+/// Names those whom handlers are for, by how their keys are recalled, and by their scopes.
 macro_rules! callers {
-    ($($(#[$attribute:meta])* $name:ident: $($scope:ident),+;)+) => { $(
+    ($($(#[$attribute:meta])* $name:ident by $recall:ident: $($scope:ident),+;)+) => { $(
         $(#[$attribute])*
         pub struct $name(Identity);
 
@@ -166,7 +166,7 @@ macro_rules! callers {
             type Future = Identified<Self>;
 
             fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
-                identify(request, |identity| match identity.key().map(|key| &key.scope) {
+                identify(request, KeyRing::$recall, |identity| match identity.key().map(|key| &key.scope) {
                     None => Ok(Self(identity)),
                     Some(scope) if [$(Word::$scope),+].contains(&Word::of(scope)) => {
                         Ok(Self(identity))
@@ -180,13 +180,15 @@ macro_rules! callers {
 
 callers! {
     /// Sees what partners may see.
-    Viewer: Partner, Read, Operator;
+    Viewer by recall: Partner, Read, Operator;
     /// Books and changes reservations.
-    Booker: Partner, Operator;
+    Booker by recall: Partner, Operator;
     /// Sees what belongs to all.
-    Overseer: Read, Operator;
+    Overseer by recall: Read, Operator;
+    /// Sees how the service is, when its database is away, too.
+    Monitor by recall_last: Read, Operator;
     /// Changes what belongs to all.
-    Operator: Operator;
+    Operator by recall: Operator;
 }
 
 /// A scope without what belongs to it.
@@ -220,6 +222,7 @@ type Identified<T> = Either<Ready<Result<T, Problem>>, LocalBoxFuture<'static, R
 /// Nearly always at once; only a key that is new or wrong, or a database that is away, takes time.
 fn identify<T: 'static>(
     request: &HttpRequest,
+    recall: fn(&KeyRing, &[u8]) -> Option<Result<Arc<KnownKey>, Denied>>,
     admit: fn(Identity) -> Result<T, Problem>,
 ) -> Identified<T> {
     let app = request.app_data::<Data<App>>().expect("it is the application's").clone();
@@ -229,7 +232,7 @@ fn identify<T: 'static>(
     let Some(presented) = bearer(request) else {
         return Either::Left(ready(Err(Problem::unauthenticated(TurnedAway::NoKey))));
     };
-    if let Some(found) = guard.ring.recall(presented) {
+    if let Some(found) = recall(&guard.ring, presented) {
         let identified = guard.identified(request, found).and_then(admit);
         return match identified {
             Err(problem) if problem.code == Code::RateLimited => {

@@ -9,8 +9,10 @@ use ticketboss::domain::Scope;
 use tokio::time::timeout;
 
 use crate::openapi::operations;
+use crate::outage::behind_a_proxy;
 use crate::support::binary::{Binary, TemporaryDirectory, command};
-use crate::support::{Answer, TestApp, TestDatabase, partner, with_settings};
+use crate::support::proxy::Way;
+use crate::support::{Answer, TestApp, TestDatabase, partner, with_database, with_settings};
 
 /// As often as a test likes.
 pub const KEYS: [(&str, &str); 3] = [
@@ -455,6 +457,40 @@ async fn the_command_line_makes_and_revokes_keys() {
     run(&["key", "create", "--scope", "partner", "--name", "nobody's"], 2).await;
     run(&["key", "create", "--scope", "read", "--partner", "abc-corp", "--name", "x"], 2).await;
     assert_eq!(service.stop().await.0, Some(0));
+}
+
+/// What an operator looks at when something is wrong does not go away with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_are_there_while_the_database_is_away() {
+    let (database, proxy, url) = behind_a_proxy().await;
+    let settings = [&KEYS[..], &[("DATABASE_URL", url.as_str())]].concat();
+    with_database(database, &settings, async |app| {
+        let (read, partners) = (app.key(Scope::Read).await.1, Scope::Partner(partner("abc-corp")));
+        let partners = app.key(partners).await.1;
+        let get = async |key: &str, path| app.send_as(key, Method::GET, path, Value::Null).await;
+        for key in [&read, &partners] {
+            assert_eq!(get(key, "/events").await.status, 200);
+        }
+        proxy.set(Way::Closed);
+        let closed = async { while get(&read, "/events").await.status != 503 {} };
+        timeout(PATIENCE, closed).await.expect("it is noticed");
+        // No key is good for anything else, once it cannot be known whether it was revoked. (This
+        // one is for no list of keys, and would be told so.)
+        let stale = async { while get(&read, "/keys").await.status != 503 {} };
+        timeout(PATIENCE, stale).await.expect("it is noticed");
+        for _ in 0..2 {
+            assert_eq!(get(&read, "/metrics").await.status, 200);
+        }
+        get(&partners, "/metrics").await.problem(403, "forbidden");
+        let wrong = format!("{}0000", &read[..56]);
+        get(&wrong, "/metrics").await.problem(401, "unauthenticated");
+        let unknown = format!("tb_{}{}", "0".repeat(16), &read[19..]);
+        get(&unknown, "/metrics").await.problem(503, "database_unavailable");
+        proxy.set(Way::Open);
+        let again = async { while get(&read, "/events").await.status != 200 {} };
+        timeout(PATIENCE, again).await.expect("it is there again");
+    })
+    .await;
 }
 
 /// A schema is brought up to date by who serves, or asks for it; a database that has none is given one

@@ -102,6 +102,9 @@ struct LastLook {
     clock: DatabaseClock,
 }
 
+/// Whose a presented key is, or why it is good for nothing.
+pub type Identification = Result<Arc<KnownKey>, Denied>;
+
 /// Counts requests, by the generic cell rate algorithm.
 pub type Meter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
@@ -129,21 +132,17 @@ impl KeyRing {
 
     /// The key that was presented, if that can be told at once: always, but for one that is new or
     /// wrong, and where the database is away.
-    pub fn recall(&self, presented: &[u8]) -> Option<Result<Arc<KnownKey>, Denied>> {
+    pub fn recall(&self, presented: &[u8]) -> Option<Identification> {
         self.recall_within(STALE_MAX, presented)
     }
 
     /// The same from what was known last, however long the database has been away. For what shows
     /// nothing of anybody's, and is looked at just then.
-    pub fn recall_last(&self, presented: &[u8]) -> Option<Result<Arc<KnownKey>, Denied>> {
+    pub fn recall_last(&self, presented: &[u8]) -> Option<Identification> {
         self.recall_within(Duration::MAX, presented)
     }
 
-    fn recall_within(
-        &self,
-        age_max: Duration,
-        presented: &[u8],
-    ) -> Option<Result<Arc<KnownKey>, Denied>> {
+    fn recall_within(&self, age_max: Duration, presented: &[u8]) -> Option<Identification> {
         let Some((id, secret)) = parse(presented) else { return Some(Err(Denied::Malformed)) };
         let hash = SecretHash::from(Sha256::digest(secret));
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +152,7 @@ impl KeyRing {
     }
 
     /// The same, whatever it takes.
-    pub async fn find(&self, presented: &[u8]) -> Result<Arc<KnownKey>, Denied> {
+    pub async fn find(&self, presented: &[u8]) -> Identification {
         if let Some(found) = self.recall(presented) {
             return found;
         }

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::App;
 use super::problem::{Code, Problem};
 use super::rates::Rates;
-use crate::access::{Denied, KeyRing, KnownKey};
+use crate::access::{Denied, Identification, KeyRing, KnownKey};
 use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
 
 /// How long the answer to a request too many is held back.
@@ -222,7 +222,7 @@ type Identified<T> = Either<Ready<Result<T, Problem>>, LocalBoxFuture<'static, R
 /// Nearly always at once; only a key that is new or wrong, or a database that is away, takes time.
 fn identify<T: 'static>(
     request: &HttpRequest,
-    recall: fn(&KeyRing, &[u8]) -> Option<Result<Arc<KnownKey>, Denied>>,
+    recall: fn(&KeyRing, &[u8]) -> Option<Identification>,
     admit: fn(Identity) -> Result<T, Problem>,
 ) -> Identified<T> {
     let app = request.app_data::<Data<App>>().expect("it is the application's").clone();
@@ -262,7 +262,7 @@ impl Guard {
     fn identified(
         &self,
         request: &HttpRequest,
-        found: Result<Arc<KnownKey>, Denied>,
+        found: Identification,
     ) -> Result<Identity, Problem> {
         let known = match found {
             Ok(known) => known,

@@ -194,10 +194,20 @@ async fn with_config(
     match work(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(ServeError::Launch(failure)) => complain_of_launch(&failure),
-        Err(failure @ (ServeError::NoDatabase { .. } | ServeError::Tls(_))) => {
-            complain(EXIT_SETUP, &chain(&failure))
-        }
+        Err(failure) if is_setup(&failure) => complain(EXIT_SETUP, &chain(&failure)),
         Err(failure) => complain(EXIT_FAILURE, &chain(&failure)),
+    }
+}
+
+/// Whether trying again later is no use.
+fn is_setup(failure: &ServeError) -> bool {
+    match failure {
+        ServeError::NoDatabase { .. } | ServeError::Tls(_) => true,
+        // And not a port in use: whoever has it may be about to stop.
+        ServeError::Bind { source, .. } => {
+            matches!(source.kind(), ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied)
+        }
+        _ => false,
     }
 }
 
@@ -334,13 +344,14 @@ async fn run_to_end(mut process: Process) -> std::io::Result<ExitStatus> {
 
 fn complain_of_launch(failure: &LaunchError) -> ExitCode {
     let code = match failure {
-        LaunchError::Failed { .. } | LaunchError::Io { .. } => EXIT_FAILURE,
+        LaunchError::Failed { .. } => EXIT_FAILURE,
         LaunchError::NotFound { .. }
         | LaunchError::NotInBinDir { .. }
         | LaunchError::WrongVersion { .. }
         | LaunchError::TooOld { .. }
         | LaunchError::InUse { .. }
         | LaunchError::NoPassword { .. }
+        | LaunchError::Io { .. }
         | LaunchError::NoUser => EXIT_SETUP,
     };
     complain(code, &failure.to_string())

@@ -31,6 +31,9 @@ const LIST_BYTES_MAX: usize = BODY_BYTES_MAX + ITEMS_MAX * 2 * 1024;
 /// A body of that size needs no longer on any network, and who never ends it had better be slow to come
 /// again.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
+/// So many are told, and not each of a body that is full of them.
+const UNKNOWN_FIELDS_MAX: usize = 10;
+const NO_OBJECT: &str = "must be a JSON object, each of its fields given once";
 
 /// Reads a body of JSON.
 pub async fn read(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
@@ -93,24 +96,7 @@ pub fn parse<'a, T>(body: &'a [u8], context: &T::Context) -> Result<T, Problem>
 where
     T: Deserialize<'a> + Validate,
 {
-    // serde would take an array for the fields in their order, too.
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let parsed = if is_object {
-        serde_json::from_slice::<T>(body)
-    } else {
-        let no_object = |_: &RawValue| serde::de::Error::custom("no object");
-        Err(serde_json::from_slice(body).map_or_else(|failure| failure, no_object))
-    };
-    let parsed = parsed.map_err(|failure| {
-        if failure.is_data() {
-            let detail = "must be a JSON object, each of its fields given once".into();
-            Problem::validation(vec![FieldError { field: "body".into(), detail }])
-        } else {
-            Problem::new(Code::MalformedJson, format!("The body is not JSON: {failure}"))
-        }
-    })?;
-    parsed.validate_with(context).map_err(|report| Problem::validation(field_errors(&report)))?;
-    Ok(parsed)
+    check(object(body)?, context, Vec::new())
 }
 
 /// The fields that a body of this form may have.
@@ -123,24 +109,51 @@ pub fn parse_known<'a, T>(body: &'a [u8], context: &T::Context) -> Result<T, Pro
 where
     T: Deserialize<'a> + Validate + Fields,
 {
-    let parsed = parse(body, context)?;
-    let unknown = unknown_fields::<T>(body);
-    if unknown.is_empty() { Ok(parsed) } else { Err(Problem::validation(unknown)) }
+    let parsed = object(body)?;
+    let unknown = |field| FieldError { field, detail: "is no field of this call".into() };
+    // Said first: what is misspelt is often missing, too.
+    let unknown = unknown_fields::<T>(body).map(unknown).take(UNKNOWN_FIELDS_MAX).collect();
+    check(parsed, context, unknown)
 }
 
-/// Of an object; nothing is unknown in what is none.
-fn unknown_fields<T: Fields>(object: &[u8]) -> Vec<FieldError> {
+fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    // serde would take an array for the fields in their order, too.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let parsed = if is_object {
+        serde_json::from_slice::<T>(body)
+    } else {
+        let no_object = |_: &RawValue| serde::de::Error::custom("no object");
+        Err(serde_json::from_slice(body).map_or_else(|failure| failure, no_object))
+    };
+    parsed.map_err(|failure| {
+        if failure.is_data() {
+            Problem::wrong("body", NO_OBJECT)
+        } else {
+            Problem::new(Code::MalformedJson, format!("The body is not JSON: {failure}"))
+        }
+    })
+}
+
+/// Beside the `errors` there are already, so that all that is wrong is said at once.
+fn check<T: Validate>(
+    parsed: T,
+    context: &T::Context,
+    mut errors: Vec<FieldError>,
+) -> Result<T, Problem> {
+    if let Err(report) = parsed.validate_with(context) {
+        errors.extend(field_errors(&report));
+    }
+    if errors.is_empty() { Ok(parsed) } else { Err(Problem::validation(errors)) }
+}
+
+/// The names that are none of an object's, in their order; nothing is unknown in what is none.
+fn unknown_fields<T: Fields>(object: &[u8]) -> impl Iterator<Item = String> {
     /// Enough of a name to find it.
     const NAME_LENGTH_MAX: usize = 64;
     let given: BTreeMap<Cow<'_, str>, IgnoredAny> =
         serde_json::from_slice(object).unwrap_or_default();
     let unknown = given.into_keys().filter(|name| !T::FIELDS.contains(&name.as_ref()));
-    unknown
-        .map(|name| FieldError {
-            field: name.chars().take(NAME_LENGTH_MAX).collect(),
-            detail: "is no field of this call".into(),
-        })
-        .collect()
+    unknown.map(|name| name.chars().take(NAME_LENGTH_MAX).collect())
 }
 
 fn field_errors(report: &Report) -> Vec<FieldError> {
@@ -302,6 +315,10 @@ pub fn optional<T: FromJson, C>(field: &Field<T>, _context: &C) -> garde::Result
 }
 
 impl<T> Field<T> {
+    pub const fn is_given(&self) -> bool {
+        matches!(self, Self::Is(_))
+    }
+
     /// What was given. Parsing has refused what is wrong.
     pub fn given(self) -> Option<T> {
         match self {
@@ -316,32 +333,33 @@ impl<T> Field<T> {
     }
 }
 
-/// A list of objects, each with its own fields.
+/// A list of objects, each with its own fields. As with a field, parsing the body goes on whatever
+/// it is.
 #[derive(Debug, Default)]
 pub enum List<T> {
     #[default]
     Missing,
     Wrong,
-    Are(Vec<T>),
+    Are(Vec<Item<T>>),
+}
+
+#[derive(Debug)]
+pub enum Item<T> {
+    /// With the first of its fields that is not known.
+    Object(T, Option<String>),
+    NoObject,
 }
 
 impl<'de, T: Deserialize<'de> + Fields> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = <&RawValue>::deserialize(deserializer)?;
-        let Ok(objects) = serde_json::from_str::<Vec<&RawValue>>(json.get()) else {
-            return Ok(Self::Wrong);
+        let list = serde_json::from_str::<Vec<&RawValue>>(json.get());
+        let list = list.ok().filter(|list| (1..=ITEMS_MAX).contains(&list.len()));
+        let item = |json: &'de RawValue| match object(json.get().as_bytes()) {
+            Ok(fields) => Item::Object(fields, unknown_fields::<T>(json.get().as_bytes()).next()),
+            Err(_) => Item::NoObject,
         };
-        if !(1..=ITEMS_MAX).contains(&objects.len()) {
-            return Ok(Self::Wrong);
-        }
-        let object = |object: &'de RawValue| {
-            // As for the body itself: no array in the place of an object.
-            let text = object.get();
-            let known = text.starts_with('{') && unknown_fields::<T>(text.as_bytes()).is_empty();
-            known.then(|| serde_json::from_str(text).ok()).flatten()
-        };
-        let objects: Option<Vec<T>> = objects.into_iter().map(object).collect();
-        Ok(objects.map_or(Self::Wrong, Self::Are))
+        Ok(list.map_or(Self::Wrong, |list| Self::Are(list.into_iter().map(item).collect())))
     }
 }
 
@@ -357,17 +375,47 @@ impl<T: Validate> Validate for List<T> {
         match self {
             Self::Missing => report.append(parent(), garde::Error::new("is required")),
             Self::Wrong => {
-                let must_be = format!(
-                    "must be a list of 1 to {ITEMS_MAX} objects, with known fields given once"
-                );
+                let must_be = format!("must be a list of 1 to {ITEMS_MAX} objects");
                 report.append(parent(), garde::Error::new(must_be));
             }
-            Self::Are(objects) => {
-                for (number, object) in objects.iter().enumerate() {
-                    let mut path = || parent().join(number);
-                    object.validate_into(context, &mut path, report);
+            Self::Are(items) => {
+                for (number, item) in items.iter().enumerate() {
+                    item.validate_into(context, &mut || parent().join(number), report);
                 }
             }
         }
+    }
+}
+
+impl<T: Validate> Validate for Item<T> {
+    type Context = T::Context;
+
+    fn validate_into(
+        &self,
+        context: &T::Context,
+        parent: &mut dyn FnMut() -> garde::Path,
+        report: &mut Report,
+    ) {
+        let Self::Object(fields, unknown) = self else {
+            return report.append(parent(), garde::Error::new(NO_OBJECT));
+        };
+        if let Some(name) = unknown {
+            let detail = format!("has a field that is not known: {name}");
+            report.append(parent(), garde::Error::new(detail));
+        }
+        fields.validate_into(context, parent, report);
+    }
+}
+
+impl<T> List<T> {
+    /// What was given. Parsing has refused what is wrong.
+    pub fn must(self) -> impl Iterator<Item = T> {
+        let Self::Are(items) = self else {
+            unreachable!("parsing refuses a body without its list")
+        };
+        items.into_iter().map(|item| match item {
+            Item::Object(fields, _unknown) => fields,
+            Item::NoObject => unreachable!("parsing refuses what is no object"),
+        })
     }
 }

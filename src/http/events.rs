@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::access::{Operator, Viewer};
 use super::body::{self, Field, Fields};
-use super::headers::{RequiredIfMatchHeader, etag, if_match, shown};
+use super::headers::{IDEMPOTENCY_KEY, RequiredIfMatchHeader, etag, if_match, shown};
 use super::openapi::problems;
 use super::problem::{Code, Problem};
 use super::query::Query;
@@ -300,7 +300,9 @@ pub async fn list_events(
 
 /// Make an event
 ///
-/// It is on sale at once, unless `salesOpenAt` says otherwise. Events are never deleted.
+/// It is on sale at once, unless `salesOpenAt` says otherwise. Events are never deleted. With an
+/// `eventId`, it is safe to send again: there is one event with that id. An `Idempotency-Key`, which
+/// is for reservations, is refused without one.
 #[utoipa::path(
     tag = "events",
     request_body = EventRequest,
@@ -322,6 +324,12 @@ pub async fn make_event(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(&request, payload).await?;
     let wanted: EventRequest = body::parse_known(&body, &())?;
+    // Who sends a key means to be safe from making two.
+    if request.headers().contains_key(IDEMPOTENCY_KEY) && !wanted.event_id.is_given() {
+        let detail = "is required with an Idempotency-Key, which is for reservations: the eventId is \
+                      what makes one event of a request that is sent again";
+        return Err(Problem::wrong("eventId", detail));
+    }
     let made_up = || EventId::parse(&Uuid::now_v7().to_string()).expect("a UUID is a slug");
     let new = NewEvent {
         id: wanted.event_id.given().unwrap_or_else(made_up),

@@ -8,7 +8,7 @@ use super::problem::Problem;
 use crate::domain::{IdempotencyKey, Precondition};
 
 /// The header of a request that may be sent more than once.
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 /// The header of an answer to one that was sent before.
 pub const IDEMPOTENCY_REPLAYED: &str = "Idempotency-Replayed";
 

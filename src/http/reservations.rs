@@ -262,10 +262,7 @@ pub async fn make_reservations(
     let event_id = event_id(&path)?;
     let body = body::read_list(&request, payload).await?;
     let wanted: ListRequest = body::parse_known(&body, &*booker)?;
-    let List::Are(items) = wanted.items else {
-        unreachable!("parsing refuses a body without its list");
-    };
-    let items = items.into_iter().map(|item| {
+    let items = wanted.items.must().map(|item| {
         let ItemRequest { seats, hold_seconds, reference } = item;
         app.item(seats.must(), hold_seconds.given(), reference.given())
     });

@@ -64,6 +64,17 @@ async fn one_id_is_one_event() {
             answer.problem(409, "event_exists");
         }
         app.make_event("other", 1).await;
+        // An id that the caller does not give is another one each time.
+        let key = [("idempotency-key", "make-1")];
+        let unnamed = json!({"name": "E", "totalSeats": 1});
+        let refused = app.send(Method::POST, "/events", &key, Some(unnamed.to_string())).await;
+        let problem = refused.problem(400, "validation_failed");
+        assert_eq!(problem["errors"][0]["field"], "eventId");
+        let named = json!({"eventId": "named", "name": "E", "totalSeats": 1}).to_string();
+        let made = app.send(Method::POST, "/events", &key, Some(named.clone())).await;
+        assert_eq!(made.status, 201);
+        let again = app.send(Method::POST, "/events", &key, Some(named)).await;
+        again.problem(409, "event_exists");
     })
     .await;
 }

@@ -1,7 +1,7 @@
 //! What becomes of reservations over HTTP: held, confirmed, extended, shrunk, made together.
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
@@ -288,6 +288,15 @@ async fn a_field_that_is_not_known_is_refused() {
             assert_eq!(fields, names, "{path}");
         }
         assert_eq!(app.get("/events/e").await.json()["version"], 1);
+        // Beside what is missing for it, and not each of very many.
+        let typo = json!({"partnerId": "abc-corp", "seat": 1});
+        let problem = app.post("/events/e/reservations", typo).await;
+        let problem = problem.problem(400, "validation_failed");
+        assert_eq!(problem["detail"], "seat is no field of this call; seats is required");
+        let many: Map<_, _> = (0..100).map(|number| (format!("f{number}"), json!(1))).collect();
+        let problem = app.post("/events/e/reservations", many.into()).await;
+        let problem = problem.problem(400, "validation_failed");
+        assert_eq!(problem["errors"].as_array().map(Vec::len), Some(12));
         // But for the original contract, which has never refused any.
         app.post("/reservations", misspelt).await.made();
         let missing = app.get(&held.replace("/e/", "/missing/")).await;
@@ -311,11 +320,8 @@ async fn a_list_that_is_wrong_is_told_where() {
             ["items[1].holdSeconds", "items[1].seats", "items[2].reference", "items[2].seats"];
         assert_eq!(fields, expected.map(Some));
         let no_lists = [
-            json!([{"seats": 1, "hold_seconds": 60}]),
             json!([]),
             json!({}),
-            json!([3]),
-            json!([[3]]),
             json!(null),
             json!("items"),
             json!(vec![json!({"seats": 1}); 101]),
@@ -323,8 +329,26 @@ async fn a_list_that_is_wrong_is_told_where() {
         for items in no_lists {
             let body = json!({"partnerId": "abc-corp", "items": items});
             let problem = app.post(path, body).await.problem(400, "validation_failed");
-            assert_eq!(problem["errors"][0]["field"], "items", "{problem}");
+            assert_eq!(problem["detail"], "items must be a list of 1 to 100 objects");
         }
+        // Each item with all that is wrong, beside all that is wrong with the rest.
+        let twice = r#"{"seats": 1, "seats": 2}"#;
+        let list = format!(
+            r#"{{"seats": 3, "items": [{{"seats": 1}}, 3, [3], {twice}, {{"hold_seconds": 60}}]}}"#
+        );
+        let problem = app.send(Method::POST, path, &[], Some(list)).await;
+        let problem = problem.problem(400, "validation_failed");
+        let no_object = "must be a JSON object, each of its fields given once";
+        let expected = [
+            "seats is no field of this call".to_owned(),
+            format!("items[1] {no_object}"),
+            format!("items[2] {no_object}"),
+            format!("items[3] {no_object}"),
+            "items[4] has a field that is not known: hold_seconds".to_owned(),
+            "items[4].seats is required".to_owned(),
+            "partnerId is required".to_owned(),
+        ];
+        assert_eq!(problem["detail"], expected.join("; "));
         // The largest there can be.
         let item = json!({"seats": 10, "reference": "\u{1F3AB}".repeat(128)});
         let body = json!({"partnerId": "abc-corp", "items": vec![item; 100]}).to_string();

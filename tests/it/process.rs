@@ -190,11 +190,21 @@ async fn bad_settings_stop_the_start_with_one_line() {
         assert!(!said.contains("secret"), "{said}");
         assert!(value.contains("secret") || said.contains(value), "{said}");
     }
-    let directory = TemporaryDirectory::new();
-    let nowhere = [("PORT", "0"), ("DATA_DIR", directory.as_str()), ("PG_BIN_DIR", "/nowhere")];
-    let output = command(&[], &nowhere).output().await.expect("it runs");
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("PG_BIN_DIR is /nowhere"));
+    // And what this machine does not have.
+    let cases = [
+        ("PG_BIN_DIR", "/nowhere", "PG_BIN_DIR is /nowhere"),
+        ("DATA_DIR", "/dev/null/data", "cannot use /dev/null/data"),
+        // An address that is for documentation alone.
+        ("HOST", "192.0.2.1", "cannot listen on [192.0.2.1:"),
+    ];
+    for (name, value, why) in cases {
+        let directory = TemporaryDirectory::new();
+        let settings = [("PORT", "0"), ("DATA_DIR", directory.as_str()), (name, value)];
+        let settings = [&settings[..], &[("ACCESS_CONTROL", "keys")]].concat();
+        let output = command(&[], &settings).output().await.expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{name}={value}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(why), "{output:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,8 +107,8 @@ impl Code {
                 403,
                 "The key is not for this",
                 "The key is valid, and its scope does not allow the request: a partner's key is for \
-                 that partner's reservations alone, and keys that only read change nothing. Nothing \
-                 happened.",
+                 that partner's reservations alone, and keys that only read change nothing. Without \
+                 access control, this is the answer to whatever is about keys. Nothing happened.",
             ),
             Self::EventNotFound => (
                 "event_not_found",
@@ -251,8 +251,8 @@ impl Code {
                 "rate_limited",
                 429,
                 "Too many requests",
-                "More requests came with the keys of a partner, or with another key, than may; `RateLimit` says on \
-                 every answer how many are left, and `RateLimit-Policy` how many there are. Nothing \
+                "More requests came with the keys of a partner, or with another key, than may; `RateLimit` \
+                 says on every answer to a call that takes a key how many are left, and `RateLimit-Policy` how many there are. Nothing \
                  happened; send the request again after `Retry-After`.",
             ),
             Self::Internal => (

@@ -1,19 +1,29 @@
-//! The README's sessions, as they stand.
+//! What the README and the operators' page tell to type, as it stands.
 
+use std::cell::Cell;
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::Stdio;
 
+use reqwest::Method;
+use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::with_app;
+use crate::support::binary::TemporaryDirectory;
+use crate::support::{TestApp, TestDatabase, postgres_programs, with_app, with_database};
+
+/// From this title to the next of its rank.
+fn section<'a>(page: &'a str, title: &str) -> &'a str {
+    let (marks, _) = title.split_once(' ').expect("a title");
+    let section = page.split(&format!("\n{title}\n")).nth(1).expect("the section");
+    section.split(&format!("\n{marks} ")).next().expect("its end")
+}
 
 /// The commands, each with the answer below it.
 fn session() -> Vec<(String, String)> {
     let readme = include_str!("../../README.md");
-    let section = |title: &str| {
-        let section = readme.split(title).nth(1).expect("the section");
-        section.split("\n## ").next().expect("its end")
-    };
-    let sections = ["## A first session", "## An event of your own"].map(section);
+    let sections =
+        ["## A first session", "## An event of your own"].map(|title| section(readme, title));
     let mut steps = Vec::new();
     for step in sections.iter().flat_map(|section| section.split("```sh\n").skip(1)) {
         let (command, rest) = step.split_once("```\n").expect("an end");
@@ -60,6 +70,78 @@ async fn the_sessions_work_as_pasted() {
         for ((command, expected), answer) in steps.iter().zip(answers) {
             assert_eq!(without_accidents(answer), without_accidents(expected), "{command}");
         }
+    })
+    .await;
+}
+
+/// The commands below a title of the operators' page.
+fn told(title: &str) -> String {
+    let section = section(include_str!("../../docs/operating.md"), title);
+    let blocks = section.split("```sh\n").skip(1);
+    blocks.map(|block| block.split("```").next().expect("its end")).collect()
+}
+
+/// As `set -e` has it, with PostgreSQL's programs and ours.
+async fn run(script: &str, directory: &Path, environment: &[(&str, &str)]) -> String {
+    let ours = Path::new(env!("CARGO_BIN_EXE_ticketboss")).parent().expect("a directory").into();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = [postgres_programs(), ours].into_iter().chain(std::env::split_paths(&path));
+    let path: OsString = std::env::join_paths(path).expect("paths without colons");
+    let mut command = Command::new("sh");
+    command.args(["-e", "-c", script]).current_dir(directory).env("PATH", path);
+    let output = command.envs(environment.iter().copied()).stdin(Stdio::null()).output().await;
+    let output = output.expect("a shell");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The same one each time.
+async fn order(app: &TestApp, number: usize) -> (String, bool) {
+    let body = json!({"partnerId": "abc-corp", "seats": 1, "holdSeconds": 3600});
+    let (path, key) = ("/events/e/reservations", format!("order-{number}"));
+    let headers = [("idempotency-key", key.as_str())];
+    let answer = app.send(Method::POST, path, &headers, Some(body.to_string())).await;
+    let replayed = answer.header("idempotency-replayed").is_some();
+    (answer.made()["reservationId"].as_str().expect("an id").to_owned(), replayed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_made_and_restored_as_told() {
+    let directory = TemporaryDirectory::new();
+    let restored = TestDatabase::create_empty().await;
+    let made = Cell::new(Vec::new());
+    with_app(async |app| {
+        app.make_event("e", 10_000).await;
+        let (backed_up, mut orders) = (Cell::new(false), Vec::new());
+        orders.push(order(app, 0).await.0);
+        let selling = async {
+            while !backed_up.get() {
+                orders.push(order(app, orders.len()).await.0);
+            }
+            // After it.
+            orders.push(order(app, orders.len()).await.0);
+        };
+        let backing_up = async {
+            let environment = [("DATABASE_URL", app.database.url.as_str())];
+            run(&told("### Backup"), directory.path(), &environment).await;
+            backed_up.set(true);
+        };
+        futures_util::future::join(selling, backing_up).await;
+        made.set(orders);
+    })
+    .await;
+    let environment = [("RESTORED_URL", restored.url.as_str())];
+    let said = run(&told("### Restore"), directory.path(), &environment).await;
+    assert!(said.ends_with(": nothing is wrong\n"), "{said}");
+    with_database(restored, &[], async |app| {
+        let mut lost = 0;
+        for (number, id) in made.take().iter().enumerate() {
+            let (now, replayed) = order(app, number).await;
+            assert_eq!(replayed, now == *id);
+            lost += usize::from(!replayed);
+            assert!(replayed || number > 0, "what was made before the backup is in it");
+        }
+        assert!(lost > 0, "what was made after it is not");
     })
     .await;
 }

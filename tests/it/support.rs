@@ -1,5 +1,6 @@
 //! A database of its own for each test, the real server on it, and an audit at the end.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -34,6 +35,11 @@ fn cluster() -> &'static ThrowawayPostgres {
         let bin_dir = Database::bin_dir();
         ThrowawayPostgres::start(bin_dir.as_deref()).expect("a throwaway PostgreSQL starts")
     })
+}
+
+/// The directory of `psql` and the like.
+pub fn postgres_programs() -> PathBuf {
+    cluster().binary("psql").parent().expect("it is in a directory").to_owned()
 }
 
 /// A database of a test's own, with the schema in it.

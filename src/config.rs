@@ -13,6 +13,8 @@ use thiserror::Error;
 
 use crate::domain::{EventId, EventName, NewEvent, SeatCount, TotalSeats};
 
+pub mod env_file;
+
 /// Every setting with its default and its meaning, as `--help` and `.env.sample` show it.
 pub const SETTINGS: &str = "\
 HOST                      127.0.0.1        address to listen on

@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use clap::{Parser, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ticketboss::config::{BadSetting, Config, Database, LogFormat, SETTINGS};
+use ticketboss::config::{BadSetting, Config, Database, LogFormat, SETTINGS, env_file};
 use ticketboss::domain::{Key, KeyId, KeyName, PartnerId, Scope};
 use ticketboss::postgres::{LaunchError, ThrowawayPostgres};
 use ticketboss::server::{self, ServeError, keys, migrate, serve};
@@ -127,20 +127,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match dotenvy::from_path(".env") {
-        Ok(()) => {}
-        Err(dotenvy::Error::Io(failure)) if failure.kind() == ErrorKind::NotFound => {}
-        Err(dotenvy::Error::Io(failure)) => {
-            return complain(EXIT_SETUP, &format!(".env cannot be read: {failure}"));
-        }
-        // The library repeats the line, and that may be the one with the password.
-        Err(_) => {
-            let advice = "a line of .env is not NAME=value; a value with spaces needs quotes";
-            return complain(EXIT_SETUP, advice);
-        }
-    }
+    let no_settings = match env_file::load() {
+        Ok(no_settings) => no_settings,
+        Err(failure) => return complain(EXIT_SETUP, &failure.to_string()),
+    };
     if let Err(bad_setting) = start_log() {
         return complain(EXIT_SETUP, &bad_setting);
+    }
+    for name in no_settings {
+        log::warn!("{name} in .env is no setting of ticketboss");
     }
 
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

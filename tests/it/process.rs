@@ -208,6 +208,34 @@ async fn bad_settings_stop_the_start_with_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_has_settings_that_the_environment_has_not() {
+    let directory = TemporaryDirectory::new();
+    let start = async |file: &str, environment: &[(&str, &str)]| {
+        fs::write(directory.path().join(".env"), file).expect("it can be written");
+        let mut command = command(&["serve"], environment);
+        let output = command.current_dir(directory.path()).output().await.expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let file =
+        "\u{FEFF}# ours\nWORKERS=none\nPARTNER_HOLD_MAX=5 # misspelt\nPOSTGRES_USER=another\n";
+    let said = start(file, &[]).await;
+    assert!(said.contains("WORKERS is \"none\""), "{said}");
+    for name in ["PARTNER_HOLD_MAX", "POSTGRES_USER"] {
+        assert!(said.contains(&format!("{name} in .env is no setting of ticketboss\n")), "{said}");
+    }
+    assert_eq!(said.matches("no setting").count(), 2, "{said}");
+    // The environment comes first.
+    let said = start(file, &[("WORKERS", "neither")]).await;
+    assert!(said.contains("WORKERS is \"neither\""), "{said}");
+
+    let file = "# ours\nWORKERS=1\n\nDATABASE_URL=postgres://root:the secret@localhost\n";
+    let said = start(file, &[]).await;
+    assert!(said.starts_with("ticketboss: line 4 of .env is not NAME=value"), "{said}");
+    assert!(!said.contains("secret"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_help_says_what_there_is() {
     for arguments in [&["--help"][..], &["serve", "--help"]] {
         let output = command(arguments, &[]).output().await.expect("it runs");

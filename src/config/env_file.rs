@@ -1,0 +1,43 @@
+//! The file `.env` in the working directory.
+
+use std::io::ErrorKind;
+use std::{fs, io};
+
+use thiserror::Error;
+
+use super::SETTINGS;
+
+#[derive(Debug, Error)]
+pub enum EnvFileError {
+    #[error(".env cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// Not with the line itself: that may be the one with the password.
+    #[error("line {line} of .env is not NAME=value; a value with spaces needs quotes")]
+    NoPair { line: usize },
+}
+
+/// Adds to the environment what the file has and the environment has not. Gives the names in it that
+/// are no settings of ours: others may share the file, but one may be misspelt.
+pub fn load() -> Result<Vec<String>, EnvFileError> {
+    let text = match fs::read_to_string(".env") {
+        Ok(text) => text,
+        Err(failure) if failure.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(failure) => return Err(EnvFileError::Unreadable(failure)),
+    };
+    let text = text.trim_start_matches('\u{FEFF}');
+    let wrong = |failure| match failure {
+        dotenvy::Error::LineParse(begin, _) => {
+            let before = text.find(&begin).map_or("", |place| &text[..place]);
+            EnvFileError::NoPair { line: before.matches('\n').count() + 1 }
+        }
+        failure => EnvFileError::Unreadable(io::Error::other(failure)),
+    };
+    let pairs = dotenvy::from_read_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let names = pairs.map_err(wrong)?.into_iter().map(|(name, _value)| name);
+    dotenvy::from_read(text.as_bytes()).map_err(wrong)?;
+    Ok(names.filter(|name| !is_setting(name)).collect())
+}
+
+fn is_setting(name: &str) -> bool {
+    SETTINGS.lines().any(|line| line.split(' ').next() == Some(name))
+}

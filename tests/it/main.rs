@@ -16,6 +16,7 @@ mod fuzz;
 mod hardening;
 mod holds;
 mod hostile;
+mod keys;
 mod limits;
 mod listing;
 mod model;

@@ -154,15 +154,10 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(reservations::make_reservation)
         .service(events::read_event)
         .service(events::read_default_event)
-        .service(one::confirm_reservation_of_event)
         .service(one::confirm_reservation)
-        .service(one::read_reservation_of_event)
         .service(one::read_reservation)
-        .service(one::cancel_reservation_of_event)
         .service(one::cancel_reservation)
-        .service(one::extend_reservation_of_event)
         .service(one::extend_reservation)
-        .service(one::shrink_reservation_of_event)
         .service(one::shrink_reservation)
         .service(reservations::make_reservations)
         .service(list::list_reservations)
@@ -180,6 +175,7 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
         .service(openapi::read_openapi)
         .service(service::read_problem)
         .split_for_parts();
+    openapi::add_short_forms(&mut document);
     openapi::add_access(&mut document);
     openapi::add_request_ids(&mut document);
     openapi::close_bodies(&mut document);

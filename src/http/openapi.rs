@@ -55,6 +55,25 @@ impl Modify for KeyScheme {
     }
 }
 
+/// Says of each operation on a reservation that it can be found by its id alone, too.
+pub fn add_short_forms(document: &mut utoipa::openapi::OpenApi) {
+    let mut short_forms = document.clone();
+    short_forms.paths.paths.retain(|path, _| path.contains("{reservationId}"));
+    for operation in operations(&mut short_forms) {
+        let id = operation.operation_id.as_deref().and_then(|id| id.strip_suffix("_of_event"));
+        operation.operation_id = Some(id.expect("it is named for its event").to_owned());
+        operation.summary.as_mut().expect("it has one").push_str(", found by its id alone");
+        operation.parameters.as_mut().expect("it has some").retain(
+            |parameter| !matches!(parameter, RefOr::T(parameter) if parameter.name == "eventId"),
+        );
+        operation.responses.responses.extend(responses(&[Code::ReservationNotFound]));
+    }
+    for (path, operations) in short_forms.paths.paths {
+        let short = path.strip_prefix("/events/{eventId}").expect("it is below its event");
+        document.paths.paths.insert(short.to_owned(), operations);
+    }
+}
+
 /// Says of all operations that take keys how they refuse, and that access control may be off.
 pub fn add_access(document: &mut utoipa::openapi::OpenApi) {
     for operation in operations(document) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use actix_web::web::{Data, Path, Payload};
-use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, rt};
+use actix_web::{HttpRequest, HttpResponse, routes, rt};
 use garde::Validate;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -128,11 +128,6 @@ impl Target {
     }
 }
 
-async fn read(app: &App, ids: &Ids, viewer: &Viewer) -> Result<HttpResponse, Problem> {
-    let found = Target::of(ids)?.find(app, viewer, app.answer_by()).await?;
-    Ok(shown(found.version, &ReservationBody::from(&found)))
-}
-
 async fn alter(
     app: &App,
     ids: &Ids,
@@ -146,69 +141,29 @@ async fn alter(
     })
 }
 
-async fn extend(
-    app: &App,
-    ids: &Ids,
-    booker: &Booker,
-    request: &HttpRequest,
-    payload: Payload,
-) -> Result<HttpResponse, Problem> {
-    let body = body::read(request, payload).await?;
-    let wanted: ExtendRequest = body::parse_known(&body, &())?;
-    alter(app, ids, Action::Extend(wanted.hold_seconds.must()), booker, request).await
-}
-
-async fn shrink(
-    app: &App,
-    ids: &Ids,
-    booker: &Booker,
-    request: &HttpRequest,
-    payload: Payload,
-) -> Result<HttpResponse, Problem> {
-    let body = body::read(request, payload).await?;
-    let wanted: ShrinkRequest = body::parse_known(&body, &())?;
-    alter(app, ids, Action::Shrink(wanted.seats.must()), booker, request).await
-}
-
 /// Read a reservation
 ///
 /// It stays readable after it was cancelled or has expired.
 #[utoipa::path(
     tag = "reservations",
+    operation_id = "read_reservation_of_event",
     params(
         ("eventId" = String, Path, example = "node-meetup-2025"),
         ("reservationId" = Uuid, Path),
     ),
     security(("key" = ["partner", "read", "operator"])),
-    responses(Shown, ReadOfEventProblems),
-)]
-#[get("/events/{eventId}/reservations/{reservationId}")]
-pub async fn read_reservation_of_event(
-    viewer: Viewer,
-    app: Data<App>,
-    ids: Path<Ids>,
-) -> Result<HttpResponse, Problem> {
-    read(&app, &ids, &viewer).await
-}
-
-/// Read a reservation, found by its id alone
-///
-/// It stays readable after it was cancelled or has expired.
-#[utoipa::path(
-    tag = "reservations",
-    params(
-        ("reservationId" = Uuid, Path),
-    ),
-    security(("key" = ["partner", "read", "operator"])),
     responses(Shown, ReadProblems),
 )]
+#[routes]
+#[get("/events/{eventId}/reservations/{reservationId}")]
 #[get("/reservations/{reservationId}")]
 pub async fn read_reservation(
     viewer: Viewer,
     app: Data<App>,
     ids: Path<Ids>,
 ) -> Result<HttpResponse, Problem> {
-    read(&app, &ids, &viewer).await
+    let found = Target::of(&ids)?.find(&app, &viewer, app.answer_by()).await?;
+    Ok(shown(found.version, &ReservationBody::from(&found)))
 }
 
 /// Cancel a reservation
@@ -217,37 +172,17 @@ pub async fn read_reservation(
 /// called.
 #[utoipa::path(
     tag = "reservations",
+    operation_id = "cancel_reservation_of_event",
     params(
         ("eventId" = String, Path, example = "node-meetup-2025"),
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
     security(("key" = ["partner", "operator"])),
-    responses((status = 204, description = "Cancelled by this call"), CancelOfEventProblems),
-)]
-#[delete("/events/{eventId}/reservations/{reservationId}")]
-pub async fn cancel_reservation_of_event(
-    booker: Booker,
-    app: Data<App>,
-    ids: Path<Ids>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    alter(&app, &ids, Action::Cancel, &booker, &request).await
-}
-
-/// Cancel a reservation, found by its id alone
-///
-/// Booked or held. Its seats are sellable at once, and are given back once, however often this is
-/// called.
-#[utoipa::path(
-    tag = "reservations",
-    params(
-        ("reservationId" = Uuid, Path),
-        IfMatchHeader,
-    ),
-    security(("key" = ["partner", "operator"])),
     responses((status = 204, description = "Cancelled by this call"), CancelProblems),
 )]
+#[routes]
+#[delete("/events/{eventId}/reservations/{reservationId}")]
 #[delete("/reservations/{reservationId}")]
 pub async fn cancel_reservation(
     booker: Booker,
@@ -263,36 +198,17 @@ pub async fn cancel_reservation(
 /// It becomes a booking. Confirming it again changes nothing, and is no error.
 #[utoipa::path(
     tag = "reservations",
+    operation_id = "confirm_reservation_of_event",
     params(
         ("eventId" = String, Path, example = "node-meetup-2025"),
         ("reservationId" = Uuid, Path),
         IfMatchHeader,
     ),
     security(("key" = ["partner", "operator"])),
-    responses(Shown, ConfirmOfEventProblems),
-)]
-#[post("/events/{eventId}/reservations/{reservationId}/confirm")]
-pub async fn confirm_reservation_of_event(
-    booker: Booker,
-    app: Data<App>,
-    ids: Path<Ids>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Problem> {
-    alter(&app, &ids, Action::Confirm, &booker, &request).await
-}
-
-/// Confirm a hold, found by its id alone
-///
-/// It becomes a booking. Confirming it again changes nothing, and is no error.
-#[utoipa::path(
-    tag = "reservations",
-    params(
-        ("reservationId" = Uuid, Path),
-        IfMatchHeader,
-    ),
-    security(("key" = ["partner", "operator"])),
     responses(Shown, ConfirmProblems),
 )]
+#[routes]
+#[post("/events/{eventId}/reservations/{reservationId}/confirm")]
 #[post("/reservations/{reservationId}/confirm")]
 pub async fn confirm_reservation(
     booker: Booker,
@@ -308,6 +224,7 @@ pub async fn confirm_reservation(
 /// It ends `holdSeconds` from now, and seven days after it was made at the latest.
 #[utoipa::path(
     tag = "reservations",
+    operation_id = "extend_reservation_of_event",
     request_body = ExtendRequest,
     params(
         ("eventId" = String, Path, example = "node-meetup-2025"),
@@ -315,32 +232,10 @@ pub async fn confirm_reservation(
         IfMatchHeader,
     ),
     security(("key" = ["partner", "operator"])),
-    responses(Shown, ExtendOfEventProblems),
-)]
-#[post("/events/{eventId}/reservations/{reservationId}/extend")]
-pub async fn extend_reservation_of_event(
-    booker: Booker,
-    app: Data<App>,
-    ids: Path<Ids>,
-    request: HttpRequest,
-    payload: Payload,
-) -> Result<HttpResponse, Problem> {
-    extend(&app, &ids, &booker, &request, payload).await
-}
-
-/// Extend a hold, found by its id alone
-///
-/// It ends `holdSeconds` from now, and seven days after it was made at the latest.
-#[utoipa::path(
-    tag = "reservations",
-    request_body = ExtendRequest,
-    params(
-        ("reservationId" = Uuid, Path),
-        IfMatchHeader,
-    ),
-    security(("key" = ["partner", "operator"])),
     responses(Shown, ExtendProblems),
 )]
+#[routes]
+#[post("/events/{eventId}/reservations/{reservationId}/extend")]
 #[post("/reservations/{reservationId}/extend")]
 pub async fn extend_reservation(
     booker: Booker,
@@ -349,7 +244,9 @@ pub async fn extend_reservation(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    extend(&app, &ids, &booker, &request, payload).await
+    let body = body::read(&request, payload).await?;
+    let wanted: ExtendRequest = body::parse_known(&body, &())?;
+    alter(&app, &ids, Action::Extend(wanted.hold_seconds.must()), &booker, &request).await
 }
 
 /// Give a part of the seats back
@@ -358,6 +255,7 @@ pub async fn extend_reservation(
 /// and is no error.
 #[utoipa::path(
     tag = "reservations",
+    operation_id = "shrink_reservation_of_event",
     request_body = ShrinkRequest,
     params(
         ("eventId" = String, Path, example = "node-meetup-2025"),
@@ -365,33 +263,10 @@ pub async fn extend_reservation(
         IfMatchHeader,
     ),
     security(("key" = ["partner", "operator"])),
-    responses(Shown, ShrinkOfEventProblems),
-)]
-#[patch("/events/{eventId}/reservations/{reservationId}")]
-pub async fn shrink_reservation_of_event(
-    booker: Booker,
-    app: Data<App>,
-    ids: Path<Ids>,
-    request: HttpRequest,
-    payload: Payload,
-) -> Result<HttpResponse, Problem> {
-    shrink(&app, &ids, &booker, &request, payload).await
-}
-
-/// Give a part of the seats back, found by its id alone
-///
-/// The rest is sellable at once. A reservation never grows; asking for what it has changes nothing,
-/// and is no error.
-#[utoipa::path(
-    tag = "reservations",
-    request_body = ShrinkRequest,
-    params(
-        ("reservationId" = Uuid, Path),
-        IfMatchHeader,
-    ),
-    security(("key" = ["partner", "operator"])),
     responses(Shown, ShrinkProblems),
 )]
+#[routes]
+#[patch("/events/{eventId}/reservations/{reservationId}")]
 #[patch("/reservations/{reservationId}")]
 pub async fn shrink_reservation(
     booker: Booker,
@@ -400,7 +275,9 @@ pub async fn shrink_reservation(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    shrink(&app, &ids, &booker, &request, payload).await
+    let body = body::read(&request, payload).await?;
+    let wanted: ShrinkRequest = body::parse_known(&body, &())?;
+    alter(&app, &ids, Action::Shrink(wanted.seats.must()), &booker, &request).await
 }
 
 /// The answer that shows a reservation.
@@ -415,32 +292,18 @@ enum Shown {
 }
 
 problems! {
-    ReadProblems: ReservationNotFound, Internal, Overloaded, DatabaseUnavailable;
-    ReadOfEventProblems: EventNotFound, ReservationNotFound, Internal, Overloaded,
+    ReadProblems: EventNotFound, ReservationNotFound, Internal, Overloaded,
         DatabaseUnavailable;
-    CancelProblems: ValidationFailed, ReservationNotFound, VersionConflict, PreconditionFailed,
-        Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
-    CancelOfEventProblems: EventNotFound, ValidationFailed, ReservationNotFound, VersionConflict,
+    CancelProblems: EventNotFound, ValidationFailed, ReservationNotFound, VersionConflict,
         PreconditionFailed, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
-    ConfirmProblems: ValidationFailed, ReservationNotFound, HoldExpired, ReservationNotActive,
-        VersionConflict, PreconditionFailed, Internal, Overloaded, DatabaseUnavailable,
-        OutcomeUnknown;
-    ConfirmOfEventProblems: EventNotFound, ValidationFailed, ReservationNotFound, HoldExpired,
+    ConfirmProblems: EventNotFound, ValidationFailed, ReservationNotFound, HoldExpired,
         ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
         DatabaseUnavailable, OutcomeUnknown;
-    ExtendProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
-        UnsupportedMediaType, ReservationNotFound, HoldExpired, ReservationNotActive,
-        VersionConflict, PreconditionFailed, Internal, Overloaded, DatabaseUnavailable,
-        OutcomeUnknown;
-    ExtendOfEventProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,
+    ExtendProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,
         BodyTooLarge, UnsupportedMediaType, ReservationNotFound, HoldExpired,
         ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
         DatabaseUnavailable, OutcomeUnknown;
-    ShrinkProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
-        UnsupportedMediaType, ReservationNotFound, HoldExpired, ReservationNotActive,
-        VersionConflict, PreconditionFailed, Internal, Overloaded, DatabaseUnavailable,
-        OutcomeUnknown;
-    ShrinkOfEventProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,
+    ShrinkProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,
         BodyTooLarge, UnsupportedMediaType, ReservationNotFound, HoldExpired,
         ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
         DatabaseUnavailable, OutcomeUnknown;

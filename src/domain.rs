@@ -6,6 +6,10 @@
 //! Invariant: nothing below this module does I/O, reads a clock or draws a random number; time and
 //! ids come in as arguments.
 
+use std::iter;
+
+use time::format_description::well_known::Rfc3339;
+
 mod command;
 mod decide;
 mod decision;
@@ -30,6 +34,22 @@ pub use reservation::{ChangeKind, PartnerId, Reservation, ReservationId, SeatCou
 /// A moment, to the microsecond, in UTC. The database stores no more than that, so that what is
 /// answered is what is found later.
 pub type Timestamp = time::OffsetDateTime;
+
+/// As everybody is shown it, always with six decimals: without the zeros at their end, texts would not
+/// be in the order of the moments, and some clients cannot read a moment without decimals.
+pub fn rfc3339(at: Timestamp) -> String {
+    const LENGTH: usize = "2026-01-31T12:00:00.123456Z".len();
+    let mut text = at.format(&Rfc3339).expect("years of the database's clock have four digits");
+    if text.len() < LENGTH {
+        text.pop();
+        if at.microsecond() == 0 {
+            text.push('.');
+        }
+        text.extend(iter::repeat_n('0', LENGTH - 1 - text.len()));
+        text.push('Z');
+    }
+    text
+}
 
 /// Whether a text has no control character in it (NUL among them, which PostgreSQL could not
 /// store), and so many characters at most: Unicode scalar values, not bytes.

@@ -13,7 +13,6 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use utoipa_actix_web::AppExt as _;
@@ -21,7 +20,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
 use crate::batching::{Batching, Summaries};
-use crate::domain::{Acceptance, Command, EventId, Timestamp};
+use crate::domain::{Acceptance, Command, EventId, rfc3339};
 use crate::logging::REQUESTS;
 use crate::store::PostgresStore;
 
@@ -180,11 +179,6 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
     openapi::add_request_ids(&mut document);
     openapi::close_bodies(&mut document);
     (application, document)
-}
-
-/// A moment as the API shows it.
-fn rfc3339(at: Timestamp) -> String {
-    at.format(&Rfc3339).expect("years of the database's clock have four digits")
 }
 
 /// The id of an event in a path. One that cannot exist is simply not found.

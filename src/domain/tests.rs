@@ -84,6 +84,20 @@ fn knowing(partners: &[(&str, i64, i64)]) -> Named {
 }
 
 #[test]
+fn moments_are_shown_in_one_form() {
+    let cases = [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1, "1970-01-01T00:00:00.000001Z"),
+        (500_000, "1970-01-01T00:00:00.500000Z"),
+        (1_000_010, "1970-01-01T00:00:01.000010Z"),
+        (1_123_456, "1970-01-01T00:00:01.123456Z"),
+    ];
+    for (microseconds, shown) in cases {
+        assert_eq!(rfc3339(NOW + Duration::microseconds(microseconds)), shown);
+    }
+}
+
+#[test]
 fn texts_have_limits_in_characters() {
     type Text = (fn(&str) -> Option<String>, usize);
     let texts: [Text; 4] = [

@@ -1,12 +1,11 @@
 //! The one guarded statement. Nothing else in the service writes reservations or seat counts.
 
 use sqlx::PgConnection;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::{Batch, Commit, Committed};
 use crate::domain::{
-    Change, ChangeKind, EventChange, EventId, KeyId, Reference, Reservation, Timestamp,
+    Change, ChangeKind, EventChange, EventId, KeyId, Reference, Reservation, Timestamp, rfc3339,
 };
 
 /// Moves the event from the batch's base version to the next, and writes its reservations and its
@@ -191,9 +190,6 @@ pub(super) async fn fence(
 /// A change of the event as the journal keeps it, and as the statement applies it.
 fn to_json(change: &EventChange) -> serde_json::Value {
     let EventChange { name, total_seats, status, sales_open_at, sales_close_at } = change;
-    let time = |at: &Timestamp| {
-        at.format(&Rfc3339).expect("years of the database's clock have four digits")
-    };
     let mut fields = serde_json::Map::new();
     let mut field = |name: &str, value| fields.insert(name.into(), value);
     if let Some(name) = name {
@@ -206,10 +202,10 @@ fn to_json(change: &EventChange) -> serde_json::Value {
         field("status", status.as_str().into());
     }
     if let Some(open) = sales_open_at {
-        field("salesOpenAt", open.as_ref().map(time).into());
+        field("salesOpenAt", open.map(rfc3339).into());
     }
     if let Some(close) = sales_close_at {
-        field("salesCloseAt", close.as_ref().map(time).into());
+        field("salesCloseAt", close.map(rfc3339).into());
     }
     fields.into()
 }

@@ -187,7 +187,7 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
                 assert_eq!(made["status"], *status);
             }
             let [window, ended, open] = &mirror.event_changes[..] else { panic!("{versions:?}") };
-            assert_eq!(window["salesCloseAt"], "2000-01-01T00:00:00Z");
+            assert_eq!(window["salesCloseAt"], "2000-01-01T00:00:00.000000Z");
             assert_eq!(window["name"], "E");
             assert!(window.get("totalSeats").is_none(), "{window}");
             assert_eq!(*ended, json!({"type": "event_changed", "status": "closed"}));

@@ -27,7 +27,8 @@ async fn an_event_is_made_and_shown() {
             "eventId": "rust-meetup", "name": "Rust Meet-up", "totalSeats": 120,
             "availableSeats": 120, "heldSeats": 0, "reservationCount": 0, "version": 0,
             "status": "on_sale", "maxSeatsPerReservation": 4,
-            "salesOpenAt": "2020-01-31T12:00:00.5Z", "salesCloseAt": "2090-01-31T12:00:00Z",
+            "salesOpenAt": "2020-01-31T12:00:00.500000Z",
+            "salesCloseAt": "2090-01-31T12:00:00.000000Z",
         });
         assert_eq!(body, expected);
 
@@ -233,7 +234,7 @@ async fn sales_open_and_close_at_their_times() {
             let body = json!({"salesOpenAt": open, "salesCloseAt": close});
             app.patch("/events/e", "*", body)
         };
-        let (past, future) = ("2020-01-01T00:00:00Z", "2090-01-01T00:00:00Z");
+        let (past, future) = ("2020-01-01T00:00:00Z", "2090-01-01T00:00:00.000000Z");
         window(json!(future), json!(null)).await.json();
         let problem = order().await.problem(409, "sales_closed");
         assert_eq!((&problem["salesOpenAt"], problem.get("salesCloseAt")), (&json!(future), None));
@@ -242,7 +243,7 @@ async fn sales_open_and_close_at_their_times() {
         window(json!(past), json!("2021-01-01T00:00:00Z")).await.json();
         assert_eq!(app.get("/events/e").await.json()["status"], "on_sale");
         let problem = order().await.problem(409, "sales_closed");
-        assert_eq!(problem["salesCloseAt"], "2021-01-01T00:00:00Z");
+        assert_eq!(problem["salesCloseAt"], "2021-01-01T00:00:00.000000Z");
         // Somebody was told: from now on it is so.
         let ended = app.get("/events/e").await.json();
         assert_eq!((&ended["status"], &ended["version"]), (&json!("closed"), &json!(3)));

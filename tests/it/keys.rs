@@ -19,7 +19,7 @@ async fn keys_are_made_listed_and_revoked() {
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         let made = answer.made();
         assert_eq!(made["createdBy"], first.as_str());
-        assert_eq!(made["expiresAt"], "2100-01-01T00:00:00Z");
+        assert_eq!(made["expiresAt"], "2100-01-01T00:00:00.000000Z");
         let text = made["key"].as_str().expect("a key").to_owned();
         let body = json!({"seats": 1});
         app.send_as(&text, Method::POST, "/reservations", body.clone()).await.made();

@@ -1,14 +1,16 @@
 //! The log: env_logger's own lines, or an object of JSON on each.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
 use std::time::Duration;
+use std::{panic, thread};
 
 use env_logger::Target;
 use env_logger::fmt::Formatter;
-use log::Record;
 use log::kv::{self, Key, Value, VisitSource};
+use log::{Level, Record};
 use serde_json::Map;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -29,7 +31,7 @@ const DEFAULT_FILTER: &str =
 pub const REQUESTS: &str = "ticketboss::requests";
 
 /// What an end waits for a log that nobody reads.
-const FINISH_MAX: Duration = Duration::from_secs(1);
+const FINISH_MAX: Duration = Duration::from_millis(400);
 
 /// Where it does not go to a terminal, whose user sees that it stands still.
 static BACKLOG: OnceLock<Backlog> = OnceLock::new();
@@ -51,12 +53,40 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
     }
     if !io::stderr().is_terminal()
         // Without a thread for it, lines are written where they come up.
-        && let Ok(backlog) = Backlog::start(io::stderr())
+        && let Ok(backlog) = Backlog::start(io::stderr(), move |count| left_out(count, format))
     {
         builder.target(Target::Pipe(Box::new(BACKLOG.get_or_init(|| backlog).clone())));
     }
     builder.init();
+    panic::set_hook(Box::new(|panicked| {
+        let backtrace = Backtrace::capture();
+        match backtrace.status() {
+            BacktraceStatus::Captured => log::error!("{panicked}\n{backtrace}"),
+            _ => log::error!("{panicked}"),
+        }
+        // It may be the end of the process, which waits for no other thread.
+        if thread::current().name() == Some("main") {
+            finish();
+        }
+    }));
     true
+}
+
+/// The line that says so, as all others look.
+fn left_out(count: u64, format: LogFormat) -> String {
+    let said = format!("{count} lines of the log were left out: it was not read in time");
+    let now = OffsetDateTime::now_utc();
+    match format {
+        LogFormat::Text => {
+            let now = now.truncate_to_second().format(&Rfc3339).unwrap_or_default();
+            format!("[{now} WARN  {}] {said}\n", module_path!())
+        }
+        LogFormat::Json => {
+            let mut record = Record::builder();
+            record.level(Level::Warn).target(module_path!());
+            json(&record.args(format_args!("{said}")).build(), now).to_string() + "\n"
+        }
+    }
 }
 
 /// A line for people, whatever the format, and after all that was logged before.

@@ -198,11 +198,19 @@ async fn with_config(
 fn is_setup(failure: &ServeError) -> bool {
     match failure {
         ServeError::NoDatabase { .. } | ServeError::Tls(_) => true,
-        // And not a port in use: whoever has it may be about to stop.
-        ServeError::Bind { source, .. } => {
-            matches!(source.kind(), ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied)
-        }
-        _ => false,
+        ServeError::Schema(failure) => failure.is_wrong_address(),
+        // A port in use may be free soon, and an address that is not there may come.
+        ServeError::Bind { source, .. } => source.kind() == ErrorKind::PermissionDenied,
+        ServeError::Launch(_)
+        | ServeError::Verify(_)
+        | ServeError::Keys(_)
+        | ServeError::NoSuchKey { .. }
+        | ServeError::Random(_)
+        | ServeError::DefaultEvent(_)
+        | ServeError::Signals(_)
+        | ServeError::Stopped
+        | ServeError::Task(_)
+        | ServeError::Http(_) => false,
     }
 }
 

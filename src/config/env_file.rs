@@ -26,9 +26,11 @@ pub fn load() -> Result<Vec<String>, EnvFileError> {
     };
     let text = text.trim_start_matches('\u{FEFF}');
     let wrong = |failure| match failure {
-        dotenvy::Error::LineParse(begin, _) => {
-            let before = text.find(&begin).map_or("", |place| &text[..place]);
-            EnvFileError::NoPair { line: before.matches('\n').count() + 1 }
+        // It names the line, or its value alone.
+        dotenvy::Error::LineParse(end, _) => {
+            let end = end.lines().next().unwrap_or_default().trim();
+            let before = text.lines().take_while(|line| !line.trim().ends_with(end));
+            EnvFileError::NoPair { line: before.count() + 1 }
         }
         failure => EnvFileError::Unreadable(io::Error::other(failure)),
     };
@@ -39,5 +41,6 @@ pub fn load() -> Result<Vec<String>, EnvFileError> {
 }
 
 fn is_setting(name: &str) -> bool {
-    SETTINGS.lines().any(|line| line.split(' ').next() == Some(name))
+    // The library that connects to the database heeds PGPASSWORD and the like.
+    name.starts_with("PG") || SETTINGS.lines().any(|line| line.split(' ').next() == Some(name))
 }

@@ -30,7 +30,7 @@ const LIST_BYTES_MAX: usize = BODY_BYTES_MAX + ITEMS_MAX * 2 * 1024;
 /// again.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 /// So many are told, and not each of a body that is full of them.
-const UNKNOWN_FIELDS_MAX: usize = 10;
+const ERRORS_MAX: usize = 20;
 const NO_OBJECT: &str = "must be a JSON object, each of its fields given once";
 
 /// Reads a body of JSON.
@@ -110,7 +110,7 @@ where
     let parsed = object(body)?;
     let unknown = |field| FieldError { field, detail: "is no field of this call".into() };
     // Said first: what is misspelt is often missing, too.
-    let unknown = unknown_fields::<T>(body).map(unknown).take(UNKNOWN_FIELDS_MAX).collect();
+    let unknown = unknown_fields::<T>(body).map(unknown).collect();
     check(parsed, context, unknown)
 }
 
@@ -141,6 +141,7 @@ fn check<T: Validate>(
     if let Err(report) = parsed.validate_with(context) {
         errors.extend(field_errors(&report));
     }
+    errors.truncate(ERRORS_MAX);
     if errors.is_empty() { Ok(parsed) } else { Err(Problem::validation(errors)) }
 }
 

@@ -1,5 +1,6 @@
-//! Lines on their way to standard error. Whoever reads it may stop for a while, and a write waits for
-//! that as long as it takes; the service does not. What there is no room for is left out, and counted.
+//! Lines on their way to standard error. Whoever reads it may stop for a while, and a write waits
+//! for that as long as it takes; the service does not. What there is no room for, and what cannot be
+//! written, is left out, and counted.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Lines that may wait: about a megabyte.
+/// Lines that may wait: about a megabyte, as long as they usually are.
 const LINES_MAX: usize = 4_096;
 /// What is written at once, about.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -30,12 +31,18 @@ struct Shared {
 }
 
 impl Backlog {
-    /// Writes what it is given, on a thread of its own.
-    pub fn start(to: impl Write + Send + 'static) -> io::Result<Self> {
+    /// Writes what it is given, on a thread of its own; and `notice`, a line that says how many were
+    /// left out, as soon as it goes on.
+    pub fn start(
+        to: impl Write + Send + 'static,
+        notice: impl Fn(u64) -> String + Send + 'static,
+    ) -> io::Result<Self> {
         let (lines, waiting) = sync_channel(LINES_MAX);
         let shared = Arc::new(Shared::default());
         let writing = Arc::clone(&shared);
-        thread::Builder::new().name("log".into()).spawn(move || writing.write(&waiting, to))?;
+        thread::Builder::new()
+            .name("log".into())
+            .spawn(move || writing.write(&waiting, to, notice))?;
         Ok(Self { lines, shared })
     }
 
@@ -66,7 +73,13 @@ impl Write for Backlog {
 }
 
 impl Shared {
-    fn write(&self, waiting: &Receiver<Vec<u8>>, mut to: impl Write) {
+    fn write(
+        &self,
+        waiting: &Receiver<Vec<u8>>,
+        mut to: impl Write,
+        notice: impl Fn(u64) -> String,
+    ) {
+        let mut write = |text: &[u8]| to.write_all(text).and_then(|()| to.flush());
         while let Ok(mut text) = waiting.recv() {
             let mut lines = 1;
             while text.len() < WRITE_BYTES
@@ -76,12 +89,15 @@ impl Shared {
                 lines += 1;
             }
             // A reader who is gone is no reason to stop taking lines in.
-            drop(to.write_all(&text).and_then(|()| to.flush()));
+            if write(&text).is_err() {
+                self.left_out.fetch_add(lines, Ordering::Relaxed);
+            }
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) += lines;
             self.more_written.notify_all();
+            // Not by the log: there may be no room in it yet.
             let left_out = self.left_out.swap(0, Ordering::Relaxed);
-            if left_out > 0 {
-                log::warn!("{left_out} lines of the log were left out: it was not read in time");
+            if left_out > 0 && write(notice(left_out).as_bytes()).is_err() {
+                self.left_out.fetch_add(left_out, Ordering::Relaxed);
             }
         }
     }

@@ -38,6 +38,11 @@ impl SchemaError {
         }
     }
 
+    /// Whether the database refuses us, by a wrong password or a name that it does not know.
+    pub fn is_wrong_address(&self) -> bool {
+        matches!(self, Self::Connect(_)) && !self.is_away()
+    }
+
     /// Whether the database may be there in a while: nobody answers, or it is starting, or full. A
     /// wrong password, or a database that does not exist, stays wrong.
     pub fn is_away(&self) -> bool {

@@ -190,12 +190,12 @@ async fn bad_settings_stop_the_start_with_one_line() {
         assert!(!said.contains("secret"), "{said}");
         assert!(value.contains("secret") || said.contains(value), "{said}");
     }
-    // And what this machine does not have.
+    // And what is not there.
+    let no_such_database = TestDatabase::create_empty().await.url + "_not";
     let cases = [
         ("PG_BIN_DIR", "/nowhere", "PG_BIN_DIR is /nowhere"),
         ("DATA_DIR", "/dev/null/data", "cannot use /dev/null/data"),
-        // An address that is for documentation alone.
-        ("HOST", "192.0.2.1", "cannot listen on [192.0.2.1:"),
+        ("DATABASE_URL", &no_such_database, "could not connect to the database"),
     ];
     for (name, value, why) in cases {
         let directory = TemporaryDirectory::new();
@@ -231,6 +231,7 @@ async fn a_file_has_settings_that_the_environment_has_not() {
 
     let file = "# ours\nWORKERS=1\n\nDATABASE_URL=postgres://root:the secret@localhost\n";
     let said = start(file, &[]).await;
+    assert!(start("WORKERS=1\nPGUSER=me\nWORKERS\n", &[]).await.contains("line 3 of .env"));
     assert!(said.starts_with("ticketboss: line 4 of .env is not NAME=value"), "{said}");
     assert!(!said.contains("secret"), "{said}");
 }

@@ -15,7 +15,9 @@ pub fn registry() -> Registry {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fmt;
+    use std::fs::File;
 
+    use nix::errno::Errno;
     use nix::sys::resource::{Resource, getrlimit};
     use procfs::{ProcResult, WithCurrentSystemInfo as _};
     use prometheus_client::collector::Collector;
@@ -50,26 +52,35 @@ mod linux {
 
     impl Collector for Process {
         fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-            // Where it cannot be read, there is nothing to say.
-            let Ok(taken) = Taken::read() else { return Ok(()) };
             let mut each = Each(encoder);
+            let files_max = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(max, _)| max);
+            let Ok(taken) = Taken::read() else {
+                // Where as many files are open as may be, no other can be opened to look.
+                let full = File::open("/proc/self/stat").err().and_then(|why| why.raw_os_error())
+                    == Some(Errno::EMFILE as i32);
+                return match files_max {
+                    Some(max) if full => each.say_files(max, max),
+                    _ => Ok(()),
+                };
+            };
             let cpu = ConstCounter::new(taken.cpu_seconds);
             each.say("cpu", "Processor time taken", Some(Unit::Seconds), &cpu)?;
             let resident = ConstGauge::new(taken.resident_bytes);
             each.say("resident_memory", "Memory in RAM", Some(Unit::Bytes), &resident)?;
             each.say("threads", "Threads", None, &ConstGauge::new(taken.threads))?;
-            let help = "Open file descriptors, each connection being one";
-            each.say("open_fds", help, None, &ConstGauge::new(taken.files as u64))?;
-            if let Ok((max, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
-                each.say("max_fds", "So many may be open", None, &ConstGauge::new(max))?;
-            }
-            Ok(())
+            files_max.map_or(Ok(()), |max| each.say_files(taken.files as u64, max))
         }
     }
 
     struct Each<'a>(DescriptorEncoder<'a>);
 
     impl Each<'_> {
+        fn say_files(&mut self, open: u64, max: u64) -> fmt::Result {
+            let help = "Open file descriptors, each connection being one";
+            self.say("open_fds", help, None, &ConstGauge::new(open))?;
+            self.say("max_fds", "So many may be open", None, &ConstGauge::new(max))
+        }
+
         fn say(
             &mut self,
             name: &str,

@@ -3,7 +3,6 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::AUTHORIZATION;
@@ -11,16 +10,12 @@ use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
-use tokio::time::sleep;
 
 use super::App;
 use super::problem::{Code, Problem};
-use super::rates::Rates;
+use super::rates::{self, Rates};
 use crate::access::{Denied, Identification, KeyRing, KnownKey};
 use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
-
-/// How long the answer to a request too many is held back.
-const HELD_BACK: Duration = Duration::from_millis(500);
 
 /// Whether callers need a key.
 pub enum Access {
@@ -236,7 +231,7 @@ fn identify<T: 'static>(
         let identified = guard.identified(request, found).and_then(admit);
         return match identified {
             Err(problem) if problem.code == Code::RateLimited => {
-                Either::Right(hold_back(problem).boxed_local())
+                Either::Right(rates::hold_back(problem).boxed_local())
             }
             other => Either::Left(ready(other)),
         };
@@ -249,13 +244,6 @@ fn identify<T: 'static>(
         guard.identified(&request, found).and_then(admit)
     };
     Either::Right(finding.boxed_local())
-}
-
-/// A caller who does not wait before the next request is made to: otherwise, refusing a flood takes
-/// as much of the machine as serving it.
-async fn hold_back<T>(problem: Problem) -> Result<T, Problem> {
-    sleep(HELD_BACK).await;
-    Err(problem)
 }
 
 impl Guard {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use governor::Quota;
 use governor::clock::{Clock as _, DefaultClock};
+use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::access::TurnedAway;
 use super::problem::{Code, Problem};
@@ -18,6 +20,10 @@ use crate::access::Meter;
 const POLICY: &str = "requests";
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// How long the answer to a request too many is held back. Not for the same time each: all of a flood
+/// would come again in one moment, again and again, and everybody else would wait behind it.
+const HELD_BACK_MIN: Duration = Duration::from_millis(250);
+const HELD_BACK_MAX: Duration = Duration::from_millis(750);
 
 /// What is said of the limit: the same for everybody. All keys of one partner are counted together,
 /// and every other key for itself.
@@ -71,6 +77,20 @@ impl Rates {
     }
 }
 
+/// A caller who does not wait before the next request is made to: otherwise, refusing a flood takes
+/// as much of the machine as serving it.
+pub async fn hold_back<T>(problem: Problem) -> Result<T, Problem> {
+    sleep(held_back()).await;
+    Err(problem)
+}
+
+fn held_back() -> Duration {
+    // The low bits of such an id are random.
+    let random = Uuid::new_v4().as_u128() as u32;
+    let spread = HELD_BACK_MAX - HELD_BACK_MIN;
+    HELD_BACK_MIN + spread.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
 /// What a caller may still send.
 #[derive(Clone, Debug)]
 pub struct Allowance {
@@ -90,5 +110,22 @@ impl Allowance {
         write!(left, "\"{POLICY}\";r={remaining};t={reset_s}").expect("it is a text");
         headers.insert(RATE_LIMIT_POLICY, policy.clone());
         headers.insert(RATE_LIMIT, HeaderValue::try_from(left).expect("it is ASCII"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In each tenth of the time about as many.
+    #[test]
+    fn a_flood_does_not_come_again_in_one_moment() {
+        let mut tenths = [0; 10];
+        for _request in 0..10_000 {
+            let late = held_back() - HELD_BACK_MIN;
+            let tenth = 10.0 * late.div_duration_f64(HELD_BACK_MAX - HELD_BACK_MIN);
+            tenths[(tenth as usize).min(9)] += 1;
+        }
+        assert!(tenths.iter().all(|count| (800..1_200).contains(count)), "{tenths:?}");
     }
 }

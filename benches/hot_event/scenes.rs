@@ -45,6 +45,21 @@ pub struct Bench<'a> {
     pub results: Results,
 }
 
+/// What is compared, in another order in each round: what is measured first meets a machine that is
+/// still busy with what was before.
+fn in_turns<T: Copy>(things: &[T], round: usize) -> Vec<T> {
+    let (last, first) = things.split_at(round % things.len());
+    [first, last].concat()
+}
+
+/// Who is measured on one event, with the same connections.
+#[derive(Clone, Copy)]
+enum Rival<'a> {
+    Health,
+    Ours,
+    Other(&'a (Way, Stage<'a>)),
+}
+
 /// Where a scene plays.
 struct Stage<'a> {
     /// Before the database, so that it is gone first.
@@ -96,17 +111,14 @@ impl Bench<'_> {
             .collect();
         let all: &[usize] = if self.effort.full { &[1, 16, 64, 256, 1024] } else { &[1, 64, 256] };
         let sizes: &[usize] = if self.effort.full { &[1, 8, 32, 128, 512] } else { &[128] };
-        for _round in 0..self.effort.rounds {
+        let mut rivals = vec![Rival::Health, Rival::Ours];
+        rivals.extend(contenders.iter().map(Rival::Other));
+        for round in 0..self.effort.rounds {
             for connections in all {
-                self.health(&stage, 1, *connections);
-                self.hot(1, OURS, &stage.database, &[&stage.server], *connections, false);
-                if *connections > 64 && !self.effort.full {
-                    continue;
-                }
-                for (way, contender) in &contenders {
-                    let servers = [&contender.server];
-                    let database = &contender.database;
-                    self.hot(1, way.name(), database, &servers, *connections, false);
+                let few = *connections > 64 && !self.effort.full;
+                let rivals = if few { &rivals[..2] } else { &rivals };
+                for rival in in_turns(rivals, round) {
+                    self.rival(rival, &stage, *connections);
                 }
             }
             self.hot(1, KEYED, &stage.database, &[&stage.server], 64, true);
@@ -132,17 +144,31 @@ impl Bench<'_> {
         self.audit(1, &stage.database);
     }
 
+    fn rival(&mut self, rival: Rival<'_>, ours: &Stage<'_>, connections: usize) {
+        let (what, stage) = match rival {
+            Rival::Health => return self.health(ours, 1, connections),
+            Rival::Ours => (OURS, ours),
+            Rival::Other((way, stage)) => (way.name(), stage),
+        };
+        self.hot(1, what, &stage.database, &[&stage.server], connections, false);
+    }
+
     fn sold_out(&mut self) {
         let stage = Stage::of_service(self.lab);
         let event = stage.database.events(1, 1);
         stage.database.fill(&event[0], 1);
-        for _round in 0..self.effort.rounds {
+        for round in 0..self.effort.rounds {
             for connections in [64, 256] {
-                self.health(&stage, 2, connections);
-                let calls = Calls::Reserve { events: event.clone(), zipf: None, keyed: false };
-                let plan = self.plan(&[&stage.server], connections, calls);
-                let to_check = Some((&stage.database, event.as_slice(), 1));
-                self.measure_counting(Counts::Refused, 2, OURS, &plan, to_check);
+                for rival in in_turns(&[Rival::Health, Rival::Ours], round) {
+                    if let Rival::Health = rival {
+                        self.health(&stage, 2, connections);
+                        continue;
+                    }
+                    let calls = Calls::Reserve { events: event.clone(), zipf: None, keyed: false };
+                    let plan = self.plan(&[&stage.server], connections, calls);
+                    let to_check = Some((&stage.database, event.as_slice(), 1));
+                    self.measure_counting(Counts::Refused, 2, OURS, &plan, to_check);
+                }
             }
         }
         self.audit(2, &stage.database);
@@ -151,12 +177,14 @@ impl Bench<'_> {
     fn summaries(&mut self) {
         let stage = Stage::of_service(self.lab);
         let event = stage.database.events(1, SEATS).remove(0);
-        for _round in 0..self.effort.rounds {
+        let paths = [(HEALTH, "/health".to_owned()), (OURS, format!("/events/{event}"))];
+        for round in 0..self.effort.rounds {
             for connections in [64, 256] {
-                self.health(&stage, 3, connections);
-                let calls = Calls::Get { path: format!("/events/{event}") };
-                let plan = self.plan(&[&stage.server], connections, calls);
-                self.measure(3, OURS, &plan, None);
+                for (what, path) in in_turns(&[&paths[0], &paths[1]], round) {
+                    let calls = Calls::Get { path: path.clone() };
+                    let plan = self.plan(&[&stage.server], connections, calls);
+                    self.measure(3, what, &plan, None);
+                }
             }
         }
         self.audit(3, &stage.database);
@@ -193,14 +221,15 @@ impl Bench<'_> {
     fn replicas(&mut self) {
         let stage = Stage::of_service(self.lab);
         let other = stage.database.service(&[]);
-        for _round in 0..self.effort.rounds {
+        for round in 0..self.effort.rounds {
             let one: &[&Server] = &[&stage.server];
-            let two = &[&stage.server, &other];
+            let two: &[&Server] = &[&stage.server, &other];
             for connections in [64, 256] {
-                self.hot(6, ONE_HOT, &stage.database, one, connections, false);
-                self.hot(6, TWO_HOT, &stage.database, two, connections, false);
+                for (what, servers) in in_turns(&[(ONE_HOT, one), (TWO_HOT, two)], round) {
+                    self.hot(6, what, &stage.database, servers, connections, false);
+                }
             }
-            let many = [(ONE_MANY, one), (TWO_MANY, two)];
+            let many = in_turns(&[(ONE_MANY, one), (TWO_MANY, two)], round);
             let many = if self.effort.full { &many[..] } else { &[] };
             for (what, servers) in many {
                 let events = stage.database.events(MANY_EVENTS, SEATS);

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::{Bench, Counts, SEATS, Sample, Stage};
+use super::{Bench, Counts, SEATS, Sample, Stage, in_turns};
 use crate::lab;
 use crate::load::{Calls, Plan, Tally};
 
@@ -36,14 +36,15 @@ impl Bench<'_> {
         let rated = Stage::with_settings(self.lab, &[KEYS]);
         let partners = on.database.keys(PARTNERS);
         let few = rated.database.keys(2);
-        for _round in 0..self.effort.rounds {
-            self.hot(10, OFF, &off.database, &[&off.server], 64, false);
-            for (what, limit) in [(ON, None), (LIMITED, Some(SEATS))] {
-                let events = on.database.limited_events(1, SEATS, limit);
+        let compared = [(OFF, &off, None), (ON, &on, None), (LIMITED, &on, Some(SEATS))];
+        for round in 0..self.effort.rounds {
+            for (what, stage, limit) in in_turns(&compared, round) {
+                let events = stage.database.limited_events(1, SEATS, limit);
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-                let plan = self.plan(&[&on.server], 64, calls);
-                let plan = Plan { keys: partners.clone(), ..plan };
-                self.measure(10, what, &plan, Some((&on.database, &events, 0)));
+                // Where access control is off, nobody looks at them.
+                let plan =
+                    Plan { keys: partners.clone(), ..self.plan(&[&stage.server], 64, calls) };
+                self.measure(10, what, &plan, Some((&stage.database, &events, 0)));
             }
             self.small(ALONE, &on, &partners, None);
             self.small(TURNS, &on, &partners, Some(LIST_CONNECTIONS));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Bench, Counts, SEATS, Sample, Server, Stage, checked};
+use super::{Bench, Counts, SEATS, Sample, Server, Stage, checked, in_turns};
 use crate::load::{Calls, Plan};
 use crate::{follow, hostile, lab};
 
@@ -37,7 +37,7 @@ const IDLE_START_MAX: Duration = Duration::from_secs(5);
 
 impl Bench<'_> {
     pub fn open_connections(&mut self) {
-        for _round in 0..self.effort.rounds {
+        for round in 0..self.effort.rounds {
             let stage = Stage::of_service(self.lab);
             let nothing = Calls::Get { path: "/health".into() };
             let plan = Plan {
@@ -48,53 +48,48 @@ impl Bench<'_> {
             let idle = ran.map(|_| Sample { resident, ..Sample::default() });
             self.results.add(8, IDLE, 0, idle);
 
-            let beside =
-                [(ALONE_64, 0), (BUSY_64, OPEN_CONNECTIONS - 64), (BESIDE_IDLE, MANY_CONNECTIONS)];
-            for (what, idle_connections) in beside {
-                let events = stage.database.events(1, SEATS);
-                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-                let plan = Plan { idle_connections, ..self.plan(&[&stage.server], 64, calls) };
-                let (resident, tally) = stage
-                    .server
-                    .resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
-                let sample =
-                    tally.map(|tally| Sample { resident, ..Sample::of(&tally, Counts::Accepted) });
-                self.results.add(8, what, 64, sample);
+            // Beside so many that are idle, and so many that mean no good. Those come last, since they
+            // cost memory that is not given back at once.
+            let few = [(ALONE_64, 0, 0), (BUSY_64, OPEN_CONNECTIONS - 64, 0)];
+            let many = [
+                (BESIDE_IDLE, MANY_CONNECTIONS, 0),
+                (BESIDE_BOTH, MANY_CONNECTIONS, HOSTILE_CONNECTIONS),
+                (HOSTILE_64, 0, MANY_CONNECTIONS),
+            ];
+            let all = [in_turns(&few, round), in_turns(&many, round)].concat();
+            for (what, idle, hostile) in all {
+                self.beside(&stage, what, idle, hostile);
             }
-            self.beside_hostile(&stage, BESIDE_BOTH, HOSTILE_CONNECTIONS, MANY_CONNECTIONS);
-            self.beside_hostile(&stage, HOSTILE_64, MANY_CONNECTIONS, 0);
             self.audit(8, &stage.database);
         }
     }
 
-    fn beside_hostile(
-        &mut self,
-        stage: &Stage<'_>,
-        what: &'static str,
-        hostile: usize,
-        idle: usize,
-    ) {
+    fn beside(&mut self, stage: &Stage<'_>, what: &'static str, idle: usize, hostile: usize) {
         let events = stage.database.events(1, SEATS);
         let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
         let plan = Plan { idle_connections: idle, ..self.plan(&[&stage.server], 64, calls) };
         let time = HOSTILE_START + IDLE_START_MAX + plan.warm_up + plan.measured;
-        let address = stage.server.address;
         let begin = Instant::now();
-        let hostile = lab::bother(&hostile::Plan { address, connections: hostile, time });
-        let hostile = hostile.expect("a process can be started");
-        std::thread::sleep(HOSTILE_START);
+        let hostile = (hostile > 0).then(|| {
+            let address = stage.server.address;
+            let plan = hostile::Plan { address, connections: hostile, time };
+            let bothering = lab::bother(&plan).expect("a process can be started");
+            std::thread::sleep(HOSTILE_START);
+            bothering
+        });
         let (resident, tally) =
             stage.server.resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));
         let was_alone = begin.elapsed() >= time;
-        let hostile = hostile.end::<hostile::Tally>().map_err(|failure| failure.to_string());
-        let sample = hostile.and_then(|hostile| {
-            if was_alone {
-                return Err("those beside it were gone before it was over".to_owned());
+        let hostile = hostile.map(|it| it.end::<hostile::Tally>().map_err(|it| it.to_string()));
+        let sample = hostile.transpose().and_then(|hostile| {
+            if let Some(hostile::Tally { opened_s, reopened }) = hostile {
+                if was_alone {
+                    return Err("those beside it were gone before it was over".to_owned());
+                }
+                eprintln!(
+                    "  beside it: open after {opened_s:.1} s, {reopened} were closed and came again"
+                );
             }
-            eprintln!(
-                "  beside it: open after {:.1} s, {} were closed and came again",
-                hostile.opened_s, hostile.reopened
-            );
             Ok(Sample { resident, ..Sample::of(&tally?, Counts::Accepted) })
         });
         self.results.add(8, what, 64, sample);

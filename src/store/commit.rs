@@ -24,6 +24,10 @@ use crate::domain::{
 /// session's lock becomes one of the transaction, without a wait. None of that decides anything: see
 /// [`super::baton`].
 ///
+/// A batch that only makes reservations leaves out the clauses for what is changed, which it has no
+/// rows for: PostgreSQL gets each clause ready for every commit, and these would be a sixth of the
+/// work of a small one. All else stands once, for both.
+///
 /// The arrays of new rows are unnested side by side in a select list, which PostgreSQL streams; in
 /// a from clause it would store each of them first. Those of changed rows are not joined at all but
 /// looked up by position, so that no plan can read more of the table than the rows that are named.
@@ -36,24 +40,16 @@ pub(super) async fn commit(
     let rows = Rows::of(&batch.changes);
     let key_ids = rows.key_ids(batch);
     let event_change = batch.event_change.as_ref().map(to_json);
-    let row = sqlx::query!(
-        r#"-- commit
+    // A macro, since a statement that sqlx checks is a literal.
+    macro_rules! guarded {
+        (event: $event:tt, altered: $altered:tt, journal: $journal:tt, with: [$($with:expr),*]) => {
+            sqlx::query!(
+                r#"-- commit
         with moved as (
             update events
                set available_seats = available_seats - $1, version = version + 1,
-                   held_seats = held_seats + $19, reservation_count = reservation_count + $4,
-                   name = case when $20::jsonb ? 'name'
-                               then ($20::jsonb ->> 'name')::event_name else name end,
-                   total_seats = case when $20::jsonb ? 'totalSeats'
-                               then ($20::jsonb ->> 'totalSeats')::integer else total_seats end,
-                   status = case when $20::jsonb ? 'status'
-                               then ($20::jsonb ->> 'status')::event_status else status end,
-                   sales_open_at = case when $20::jsonb ? 'salesOpenAt'
-                               then ($20::jsonb ->> 'salesOpenAt')::timestamptz
-                               else sales_open_at end,
-                   sales_close_at = case when $20::jsonb ? 'salesCloseAt'
-                               then ($20::jsonb ->> 'salesCloseAt')::timestamptz
-                               else sales_close_at end
+                   held_seats = held_seats + $7, reservation_count = reservation_count + $4"#
+                + $event + r#"
              where id = $2 and version = $3 and available_seats >= $1
             returning version, available_seats, held_seats, reservation_count,
                       seats_per_partner_max is not null or null as limited
@@ -66,92 +62,120 @@ pub(super) async fn commit(
                    case when row.hold_expires_at is null then 'confirmed' else 'held' end,
                    row.idempotency_key, row.request_fingerprint, row.reference, moved.limited
               from moved,
-                   (select unnest($8::uuid[]) as id, unnest($9::text[]) as partner_id,
-                           unnest($10::integer[]) as seats, unnest($11::text[]) as idempotency_key,
-                           unnest($12::text[]) as request_fingerprint,
-                           unnest($21::smallint[]) as item,
-                           unnest($22::timestamptz[]) as hold_expires_at,
-                           unnest($23::text[]) as reference) as row
+                   (select unnest($9::uuid[]) as id, unnest($10::text[]) as partner_id,
+                           unnest($11::integer[]) as seats, unnest($12::text[]) as idempotency_key,
+                           unnest($13::text[]) as request_fingerprint,
+                           unnest($14::smallint[]) as item,
+                           unnest($15::timestamptz[]) as hold_expires_at,
+                           unnest($16::text[]) as reference) as row
             returning 1
-        ), altered as (
-            update reservations
-               set status = ($17::text[])[array_position($14::uuid[], reservations.id)],
-                   seats = case when $24::integer[] = '{}' then reservations.seats
-                                else ($24::integer[])[array_position($14::uuid[],
-                                                                     reservations.id)]
-                                     ::seat_count end,
-                   hold_expires_at = case when $25::timestamptz[] = '{}'
-                                then reservations.hold_expires_at
-                                else ($25::timestamptz[])[array_position($14::uuid[],
-                                                                         reservations.id)] end,
-                   version = moved.version
-              from moved
-             where reservations.event_id = $2
-               and reservations.id = any ($14::uuid[])
-               and reservations.version
-                       = ($18::bigint[])[array_position($14::uuid[], reservations.id)]
-            returning 1
-        ), journalled as (
+        )"# + $altered + r#", journalled as (
             insert into journal
-                   (event_id, version, at, batch_id, change_count,
-                    kinds, reservation_ids, partner_ids, seats, event_change, key_ids)
-            select $2, moved.version, $5, $6,
-                   (select count(*) from (select from inserted
-                                          union all
-                                          select from altered) as written),
-                   $7::smallint[] || $13::smallint[], $8::uuid[] || $14::uuid[],
-                   $9::text[] || $15::text[], $10::integer[] || $16::integer[], $20::jsonb,
-                   $26::text[]
+                   (event_id, version, at, batch_id, key_ids,
+                    change_count, kinds, reservation_ids, partner_ids, seats, event_change)
+            select $2, moved.version, $5, $6, $17::text[],
+                   "# + $journal + r#"
               from moved
         )
         select version, available_seats, held_seats, reservation_count,
                not pg_try_advisory_xact_lock_shared(hashtextextended($2, 0))
                    as "others_in_line!",
                clock_timestamp() as "now!",
-               pg_try_advisory_xact_lock($27) and pg_advisory_unlock($27) as passed_on
+               pg_try_advisory_xact_lock($18) and pg_advisory_unlock($18) as passed_on
           from moved"#,
-        batch.net_seats,
-        batch.event_id.as_str(),
-        batch.base_version,
-        batch.net_confirmed,
-        batch.at,
-        batch.id,
-        &rows.inserted.kinds,
-        &rows.inserted.ids,
-        &rows.inserted.partner_ids as &[&str],
-        &rows.inserted.seats,
-        &rows.idempotency_keys as &[Option<&str>],
-        &rows.request_fingerprints as &[Option<&str>],
-        &rows.altered.kinds,
-        &rows.altered.ids,
-        &rows.altered.partner_ids as &[&str],
-        &rows.altered.seats,
-        &rows.statuses as &[&str],
-        &rows.previous_versions,
-        batch.net_held,
-        event_change,
-        &rows.items,
-        &rows.holds as &[Option<Timestamp>],
-        &rows.references as &[Option<&str>],
-        &rows.seats_after,
-        &rows.holds_after as &[Option<Timestamp>],
-        key_ids.as_deref() as Option<&[Option<&str>]>,
-        baton,
-    )
-    .fetch_optional(connection)
-    .await?;
-
-    Ok(match row {
-        Some(row) => Commit::Committed(Committed {
-            version: row.version,
-            available_seats: row.available_seats,
-            held_seats: row.held_seats,
-            reservation_count: row.reservation_count,
-            others_in_line: row.others_in_line,
-            now: row.now,
-        }),
-        None => Commit::VersionMoved,
-    })
+                batch.net_seats,
+                batch.event_id.as_str(),
+                batch.base_version,
+                batch.net_confirmed,
+                batch.at,
+                batch.id,
+                batch.net_held,
+                &rows.inserted.kinds,
+                &rows.inserted.ids,
+                &rows.inserted.partner_ids as &[&str],
+                &rows.inserted.seats,
+                &rows.idempotency_keys as &[Option<&str>],
+                &rows.request_fingerprints as &[Option<&str>],
+                &rows.items,
+                &rows.holds as &[Option<Timestamp>],
+                &rows.references as &[Option<&str>],
+                key_ids.as_deref() as Option<&[Option<&str>]>,
+                baton,
+                $($with),*
+            )
+            .fetch_optional(connection)
+            .await?
+            .map(|row| Committed {
+                version: row.version,
+                available_seats: row.available_seats,
+                held_seats: row.held_seats,
+                reservation_count: row.reservation_count,
+                others_in_line: row.others_in_line,
+                now: row.now,
+            })
+        };
+    }
+    let committed = if rows.altered.ids.is_empty() && event_change.is_none() {
+        guarded!(
+            event: "",
+            altered: "",
+            journal: "(select count(*) from inserted),
+                   $8::smallint[], $9::uuid[], $10::text[], $11::integer[], null",
+            with: []
+        )
+    } else {
+        guarded!(
+            event: ",
+                   name = case when $27::jsonb ? 'name'
+                               then ($27::jsonb ->> 'name')::event_name else name end,
+                   total_seats = case when $27::jsonb ? 'totalSeats'
+                               then ($27::jsonb ->> 'totalSeats')::integer else total_seats end,
+                   status = case when $27::jsonb ? 'status'
+                               then ($27::jsonb ->> 'status')::event_status else status end,
+                   sales_open_at = case when $27::jsonb ? 'salesOpenAt'
+                               then ($27::jsonb ->> 'salesOpenAt')::timestamptz
+                               else sales_open_at end,
+                   sales_close_at = case when $27::jsonb ? 'salesCloseAt'
+                               then ($27::jsonb ->> 'salesCloseAt')::timestamptz
+                               else sales_close_at end",
+            altered: ", altered as (
+            update reservations
+               set status = ($23::text[])[array_position($20::uuid[], reservations.id)],
+                   seats = case when $25::integer[] = '{}' then reservations.seats
+                                else ($25::integer[])[array_position($20::uuid[],
+                                                                     reservations.id)]
+                                     ::seat_count end,
+                   hold_expires_at = case when $26::timestamptz[] = '{}'
+                                then reservations.hold_expires_at
+                                else ($26::timestamptz[])[array_position($20::uuid[],
+                                                                         reservations.id)] end,
+                   version = moved.version
+              from moved
+             where reservations.event_id = $2
+               and reservations.id = any ($20::uuid[])
+               and reservations.version
+                       = ($24::bigint[])[array_position($20::uuid[], reservations.id)]
+            returning 1
+        )",
+            journal: "(select count(*) from (select from inserted
+                                          union all
+                                          select from altered) as written),
+                   $8::smallint[] || $19::smallint[], $9::uuid[] || $20::uuid[],
+                   $10::text[] || $21::text[], $11::integer[] || $22::integer[], $27::jsonb",
+            with: [
+                &rows.altered.kinds,
+                &rows.altered.ids,
+                &rows.altered.partner_ids as &[&str],
+                &rows.altered.seats,
+                &rows.statuses as &[&str],
+                &rows.previous_versions,
+                &rows.seats_after,
+                &rows.holds_after as &[Option<Timestamp>],
+                event_change
+            ]
+        )
+    };
+    Ok(committed.map_or(Commit::VersionMoved, Commit::Committed))
 }
 
 /// The proof of whose commit made a version. Never the reservations: two replicas that cancel the

@@ -296,6 +296,14 @@ const RULES: &[Rule] = &[
             "               and reservations.version\n                       >= 0 * (",
         )],
     ),
+    rule(
+        "what a batch changes is left out, as if it only booked",
+        &[(
+            COMMIT,
+            "if rows.altered.ids.is_empty() && event_change.is_none() {",
+            "if event_change.is_none() {",
+        )],
+    ),
     sql(
         "rows are written where the event was not moved",
         &[
@@ -306,13 +314,13 @@ const RULES: &[Rule] = &[
             ),
             (
                 COMMIT,
-                "              from moved,\n                   (select unnest($8::uuid[]) as id",
-                "              from (select unnest($8::uuid[]) as id",
+                "              from moved,\n                   (select unnest($9::uuid[]) as id",
+                "              from (select unnest($9::uuid[]) as id",
             ),
             (
                 COMMIT,
-                "unnest($23::text[]) as reference) as row\n",
-                "unnest($23::text[]) as reference) as row\n              left join moved on true\n",
+                "unnest($16::text[]) as reference) as row\n",
+                "unnest($16::text[]) as reference) as row\n              left join moved on true\n",
             ),
         ],
     ),
@@ -320,8 +328,8 @@ const RULES: &[Rule] = &[
         "a key that is taken is passed over",
         &[(
             COMMIT,
-            "            returning 1\n        ), altered as (",
-            "            on conflict do nothing returning 1\n        ), altered as (",
+            "            returning 1\n        )\"# + $altered",
+            "            on conflict do nothing returning 1\n        )\"# + $altered",
         )],
     ),
     sql(

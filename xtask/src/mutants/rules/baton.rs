@@ -5,7 +5,7 @@ use super::{ASKS, BATCHER, BATONS, COMMIT, Rule, TAKING, rule, sql};
 pub const RULES: &[Rule] = &[
     sql(
         "a baton is gone before its commit is seen",
-        &[(COMMIT, "pg_try_advisory_xact_lock($27) and pg_advisory", "pg_advisory")],
+        &[(COMMIT, "pg_try_advisory_xact_lock($18) and pg_advisory", "pg_advisory")],
     ),
     rule(
         "a baton stays with a commit that failed",

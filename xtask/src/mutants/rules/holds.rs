@@ -189,13 +189,13 @@ pub const RULES: &[Rule] = &[
     ),
     sql(
         "the held seats are not counted",
-        &[(COMMIT, "held_seats = held_seats + $19,", "held_seats = held_seats + 0 * $19,")],
+        &[(COMMIT, "held_seats = held_seats + $7,", "held_seats = held_seats + 0 * $7,")],
     ),
     sql(
         "a change of the event is journalled and not done",
         &[(
             COMMIT,
-            "then ($20::jsonb ->> 'totalSeats')::integer else total_seats end",
+            "then ($27::jsonb ->> 'totalSeats')::integer else total_seats end",
             "then total_seats else total_seats end",
         )],
     ),
@@ -203,8 +203,8 @@ pub const RULES: &[Rule] = &[
         "an extension is journalled and not done",
         &[(
             COMMIT,
-            "case when $25::timestamptz[] = '{}'",
-            "case when $25::timestamptz[] <> '{}' or true",
+            "case when $26::timestamptz[] = '{}'",
+            "case when $26::timestamptz[] <> '{}' or true",
         )],
     ),
 ];

@@ -45,11 +45,15 @@ pub struct Bench<'a> {
     pub results: Results,
 }
 
-/// What is compared, in another order in each round: what is measured first meets a machine that is
-/// still busy with what was before.
+/// What is compared, in another order in each round: each is measured first once, and not always
+/// behind the same other, which leaves the machine busy.
 fn in_turns<T: Copy>(things: &[T], round: usize) -> Vec<T> {
     let (last, first) = things.split_at(round % things.len());
-    [first, last].concat()
+    let mut things = [first, last].concat();
+    if round % 2 == 1 {
+        things[1..].reverse();
+    }
+    things
 }
 
 /// Who is measured on one event, with the same connections.
@@ -159,8 +163,8 @@ impl Bench<'_> {
         stage.database.fill(&event[0], 1);
         for round in 0..self.effort.rounds {
             for connections in [64, 256] {
-                for rival in in_turns(&[Rival::Health, Rival::Ours], round) {
-                    if let Rival::Health = rival {
+                for what in in_turns(&[HEALTH, OURS], round) {
+                    if what == HEALTH {
                         self.health(&stage, 2, connections);
                         continue;
                     }

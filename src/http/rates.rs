@@ -20,10 +20,11 @@ use crate::access::Meter;
 const POLICY: &str = "requests";
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// How long the answer to a request too many is held back. Not for the same time each: all of a flood
-/// would come again in one moment, again and again, and everybody else would wait behind it.
+/// How long the answer to a request too many is held back, at least and at most. Not for the same
+/// time each: all of a flood would come again in one moment, and everybody else would wait behind it.
 const HELD_BACK_MIN: Duration = Duration::from_millis(250);
 const HELD_BACK_MAX: Duration = Duration::from_millis(750);
+const _: () = assert!(HELD_BACK_MIN.as_millis() < HELD_BACK_MAX.as_millis());
 
 /// What is said of the limit: the same for everybody. All keys of one partner are counted together,
 /// and every other key for itself.

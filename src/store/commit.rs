@@ -25,7 +25,7 @@ use crate::domain::{
 /// [`super::baton`].
 ///
 /// A batch that only makes reservations leaves out the clauses for what is changed, which it has no
-/// rows for: PostgreSQL gets each clause ready for every commit, and these would be a sixth of the
+/// rows for: PostgreSQL gets each clause ready for every commit, and these would be a seventh of the
 /// work of a small one. All else stands once, for both.
 ///
 /// The arrays of new rows are unnested side by side in a select list, which PostgreSQL streams; in

@@ -36,20 +36,26 @@ impl Bench<'_> {
         let rated = Stage::with_settings(self.lab, &[KEYS]);
         let partners = on.database.keys(PARTNERS);
         let few = rated.database.keys(2);
-        let compared = [(OFF, &off, None), (ON, &on, None), (LIMITED, &on, Some(SEATS))];
+        let compared = [(OFF, None), (ON, None), (LIMITED, Some(SEATS))];
+        let flooded = [
+            (ALONE, &on, &partners[..], None),
+            (TURNS, &on, &partners, Some(LIST_CONNECTIONS)),
+            (LINE, &off, &[], Some(LIST_CONNECTIONS)),
+            (RATED, &rated, &few, Some(FLOOD_CONNECTIONS)),
+        ];
         for round in 0..self.effort.rounds {
-            for (what, stage, limit) in in_turns(&compared, round) {
+            for (what, limit) in in_turns(&compared, round) {
+                let (stage, keys) =
+                    if what == OFF { (&off, &[][..]) } else { (&on, &partners[..]) };
                 let events = stage.database.limited_events(1, SEATS, limit);
                 let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-                // Where access control is off, nobody looks at them.
-                let plan =
-                    Plan { keys: partners.clone(), ..self.plan(&[&stage.server], 64, calls) };
+                let plan = self.plan(&[&stage.server], 64, calls);
+                let plan = Plan { keys: keys.to_vec(), ..plan };
                 self.measure(10, what, &plan, Some((&stage.database, &events, 0)));
             }
-            self.small(ALONE, &on, &partners, None);
-            self.small(TURNS, &on, &partners, Some(LIST_CONNECTIONS));
-            self.small(LINE, &off, &[], Some(LIST_CONNECTIONS));
-            self.small(RATED, &rated, &few, Some(FLOOD_CONNECTIONS));
+            for (what, stage, keys, flood) in in_turns(&flooded, round) {
+                self.small(what, stage, keys, flood);
+            }
         }
         for stage in [&off, &on, &rated] {
             self.audit(10, &stage.database);

@@ -48,7 +48,7 @@ impl Bench<'_> {
             let idle = ran.map(|_| Sample { resident, ..Sample::default() });
             self.results.add(8, IDLE, 0, idle);
 
-            // Beside so many that are idle, and so many that mean no good. Those come last, since they
+            // Beside so many that are idle, and so many that mean no good: in this order, since they
             // cost memory that is not given back at once.
             let few = [(ALONE_64, 0, 0), (BUSY_64, OPEN_CONNECTIONS - 64, 0)];
             let many = [
@@ -56,7 +56,7 @@ impl Bench<'_> {
                 (BESIDE_BOTH, MANY_CONNECTIONS, HOSTILE_CONNECTIONS),
                 (HOSTILE_64, 0, MANY_CONNECTIONS),
             ];
-            let all = [in_turns(&few, round), in_turns(&many, round)].concat();
+            let all = in_turns(&few, round).into_iter().chain(many);
             for (what, idle, hostile) in all {
                 self.beside(&stage, what, idle, hostile);
             }
@@ -98,9 +98,14 @@ impl Bench<'_> {
     pub fn streams(&mut self) {
         let stage = Stage::of_service(self.lab);
         let other = stage.database.service(&[]);
-        for _round in 0..self.effort.rounds {
-            self.hot(9, NOT_FOLLOWED, &stage.database, &[&stage.server], 64, false);
-            self.followed(&stage, &stage.server, (FOLLOWED, false), STREAMS, 64, None);
+        for round in 0..self.effort.rounds {
+            for streams in in_turns(&[0, STREAMS], round) {
+                if streams == 0 {
+                    self.hot(9, NOT_FOLLOWED, &stage.database, &[&stage.server], 64, false);
+                } else {
+                    self.followed(&stage, &stage.server, (FOLLOWED, false), streams, 64, None);
+                }
+            }
             let hot = (LAG_HOT, true);
             self.followed(&stage, &stage.server, hot, 1, 64, None);
             for (what, server) in [(LAG_HERE, &stage.server), (LAG_THERE, &other)] {

@@ -297,12 +297,12 @@ const RULES: &[Rule] = &[
         )],
     ),
     rule(
-        "what a batch changes is left out, as if it only booked",
-        &[(
-            COMMIT,
-            "if rows.altered.ids.is_empty() && event_change.is_none() {",
-            "if event_change.is_none() {",
-        )],
+        "what is changed is left out, as if a batch only booked",
+        &[(COMMIT, "if rows.altered.ids.is_empty() && event", "if event")],
+    ),
+    rule(
+        "a change of the event is left out, as if a batch only booked",
+        &[(COMMIT, " && event_change.is_none() {", " {")],
     ),
     sql(
         "rows are written where the event was not moved",

@@ -20,11 +20,19 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "a key that reads books",
-        &[(CALLERS, "Booker: Partner, Operator;", "Booker: Partner, Read, Operator;")],
+        &[(
+            CALLERS,
+            "Booker by recall: Partner, Operator;",
+            "Booker by recall: Partner, Read, Operator;",
+        )],
     ),
     rule(
         "a partner follows all others",
-        &[(CALLERS, "Overseer: Read, Operator;", "Overseer: Partner, Read, Operator;")],
+        &[(
+            CALLERS,
+            "Overseer by recall: Read, Operator;",
+            "Overseer by recall: Partner, Read, Operator;",
+        )],
     ),
     rule(
         "any secret is as good",

@@ -29,14 +29,15 @@ mutants: set-up-tests ## Break each rule of the engine in turn, and see a test n
 schemathesis: set-up ## Try the API with what its OpenAPI document allows and forbids; needs Python
 	sh scripts/schemathesis --max-examples 1000
 
-bench: set-up ## Measure everything, and write it into docs/performance.md; 19 minutes
+bench: set-up ## Measure everything, and write it into docs/performance.md; 21 minutes
 	cargo bench --locked --bench hot_event -- --write
 
 bench-quick: set-up ## Measure the most important things, and only print them; 3 minutes
 	cargo bench --locked --bench hot_event -- --quick
 
-lint: set-up ## Clippy with warnings denied, and the licences and sources of all dependencies
+lint: set-up ## Clippy with warnings denied, what make mutants breaks, and all licences and sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo run --quiet --locked --package xtask -- mutants --check
 	@cargo deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY_VERSION)' \
 		|| cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked
 	cargo deny check licenses bans sources

@@ -19,13 +19,15 @@ mod ticketboss {
 
 const USAGE: &str = "usage: xtask prepare [--check]
        xtask mutants [--write] [WORDS...]
+       xtask mutants --check
        xtask chaos ROUNDS
 
 prepare   writes sqlx-data.json anew from the queries in the source and the schema in migrations;
           with --check it only says whether that would change it
 mutants   breaks one rule after the other in a copy of the project, and shows which test notices;
           with WORDS only the rules that have one of them in their name; with --write the table
-          goes into docs/reliability.md
+          goes into docs/reliability.md; with --check it only says whether each rule is where it is to
+          be broken
 chaos     tries each fault of tests/it/chaos.rs so many times, and writes what was seen into
           docs/reliability.md";
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     let done = match &arguments[..] {
         ["prepare"] => prepare::prepare(root, false),
         ["prepare", "--check"] => prepare::prepare(root, true),
+        ["mutants", "--check"] => mutants::check(root),
         ["mutants", "--write", words @ ..] => mutants::mutants(root, words, true),
         ["mutants", words @ ..] => mutants::mutants(root, words, false),
         ["chaos", rounds] => chaos::chaos(root, rounds),

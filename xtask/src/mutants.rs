@@ -1,6 +1,7 @@
 //! The mutation gate: each rule of the engine is broken in turn, and a test has to notice.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ const FAST_FILTER: &[&str] = &[
 
 /// Breaks the rules that have one of the words in their name, or all.
 pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<dyn Error>> {
+    check(root)?;
     let work = Work::copy(root)?;
     let failed = work
         .test("unbroken", &[])
@@ -77,6 +79,43 @@ pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<d
     } else {
         Err(format!("not noticed: {}", missed.join("; ")).into())
     }
+}
+
+/// Says whether each rule is still written where it is to be broken.
+pub fn check(root: &Path) -> Result<String, Box<dyn Error>> {
+    let mut count = 0;
+    for rule in rules::all() {
+        broken(root, rule)?;
+        count += 1;
+    }
+    Ok(format!("{count} rules of make mutants can be broken"))
+}
+
+/// A file that a rule breaks.
+struct Broken {
+    before: String,
+    after: String,
+}
+
+/// All files that a rule breaks, in `folder`. What it replaces has to stand there once.
+fn broken(folder: &Path, rule: &Rule) -> Result<BTreeMap<PathBuf, Broken>, Box<dyn Error>> {
+    let mut files = BTreeMap::new();
+    for (file, old, new) in rule.edits {
+        let path = folder.join(file);
+        let broken = match files.entry(path) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let before = fs::read_to_string(unknown.key())?;
+                let after = before.clone();
+                unknown.insert(Broken { before, after })
+            }
+        };
+        if broken.after.matches(old).count() != 1 {
+            return Err(format!("{}: not once in {file}: {old}", rule.name).into());
+        }
+        broken.after = broken.after.replace(old, new);
+    }
+    Ok(files)
 }
 
 /// The table with a new row for this rule, in the order of the rules. The others keep theirs.
@@ -140,20 +179,14 @@ impl Work {
     }
 
     fn break_and_test(&self, rule: &Rule) -> Result<BTreeSet<String>, Box<dyn Error>> {
-        let mut originals = Vec::new();
-        for (file, old, new) in rule.edits {
-            let path = self.folder.join(file);
-            let text = fs::read_to_string(&path)?;
-            if text.matches(old).count() != 1 {
-                return Err(format!("{}: not once in {file}: {old}", rule.name).into());
-            }
-            fs::write(&path, text.replace(old, new))?;
-            originals.push((path, text));
-        }
         let data = self.folder.join("sqlx-data.json");
-        originals.push((data.clone(), fs::read_to_string(&data)?));
+        let mut originals = vec![(data.clone(), fs::read_to_string(&data)?)];
+        for (path, Broken { before, after }) in broken(&self.folder, rule)? {
+            fs::write(&path, after)?;
+            originals.push((path, before));
+        }
         let tested = self.prepare_and_test(rule);
-        for (path, text) in originals.into_iter().rev() {
+        for (path, text) in originals {
             fs::write(path, text)?;
         }
         tested

@@ -45,8 +45,8 @@ pub struct Bench<'a> {
     pub results: Results,
 }
 
-/// What is compared, in another order in each round: each is measured first once, and not always
-/// behind the same other, which leaves the machine busy.
+/// What is compared, in another order in each round: another is measured first, and none always behind
+/// the same other, which leaves the machine busy.
 fn in_turns<T: Copy>(things: &[T], round: usize) -> Vec<T> {
     let (last, first) = things.split_at(round % things.len());
     let mut things = [first, last].concat();

@@ -1,7 +1,7 @@
--- What the service may do, as the role `ticketboss`, which owns nothing: it adds to the journal and
--- never changes it, and deletes nothing at all.
+-- The rights of the service as the role `ticketboss`, which owns nothing: it can add to the journal but
+-- not change it, and it can delete nothing at all.
 --
--- Run by the owner of the tables after each `ticketboss migrate`. docs/operating.md has the rest.
+-- The owner of the tables runs this file after each `ticketboss migrate`. See docs/operating.md.
 
 grant usage on schema public to ticketboss;
 
@@ -13,5 +13,5 @@ grant update (status, seats, hold_expires_at, version) on reservations to ticket
 grant update (revoked_at, revoked_by, last_used_at, changed_at) on keys to ticketboss;
 grant execute on function take_baton(text) to ticketboss;
 
--- To see whether the schema is up to date.
+-- To check whether the schema is up to date.
 grant select on _sqlx_migrations to ticketboss;

@@ -193,6 +193,8 @@ struct Queued {
     /// Not sent by then, it is answered "overloaded" and dropped.
     send_by: Instant,
     answer_by: Instant,
+    /// By an earlier batch: it has been in one, and waits for another.
+    deferred: bool,
     reply: oneshot::Sender<Outcome>,
     metrics: Arc<Metrics>,
 }
@@ -254,11 +256,17 @@ impl<S: Store> Batching<S> {
         // batch it gets into hurry.
         let send_by = answer_by - self.0.settings.request_timeout / 2;
         let metrics = Arc::clone(&self.0.metrics);
-        let queued = Queued { command, send_by, answer_by, reply, metrics };
-        self.0.metrics.waiting.inc();
-        if let Some(queued) = self.0.enqueue(event_id, queued) {
-            self.0.metrics.waiting.dec();
+        let queued = Queued { command, send_by, answer_by, deferred: false, reply, metrics };
+        if Instant::now() > send_by {
+            // Its time has gone by elsewhere, as with a slow read before it. It would be late for
+            // any batch, and those that wait are in the order of their times.
             queued.answer(Err(Rejection::Overloaded));
+        } else {
+            self.0.metrics.waiting.inc();
+            if let Some(queued) = self.0.enqueue(event_id, queued) {
+                self.0.metrics.waiting.dec();
+                queued.answer(Err(Rejection::Overloaded));
+            }
         }
         // A batcher answers everything it took; without an answer, it was ended from outside.
         answer

@@ -19,6 +19,7 @@ mod named;
 mod reservation;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 pub use command::{
     Action, Alter, ChangeEvent, Command, HoldTime, IdempotencyKey, Item, KeyedRequest,
@@ -28,8 +29,9 @@ pub use decide::decide;
 pub use decision::{Acceptance, Change, Decision, Refusal, Verdict};
 pub use event::{Event, EventChange, EventId, EventName, EventStatus, NewEvent, TotalSeats};
 pub use key::{Caller, Key, KeyId, KeyName, NewKey, Scope, SecretHash};
-pub use named::{DUE_HOLDS_MAX, Named, Usage};
+pub use named::{DUE_HOLDS_MAX, Named};
 pub use reservation::{ChangeKind, PartnerId, Reservation, ReservationId, SeatCount, Status};
+pub use usage::{Usage, UsageByPartner};
 
 /// A moment, to the microsecond, in UTC. The database stores no more than that, so that what is
 /// answered is what is found later.

@@ -8,7 +8,9 @@ use std::future::Future;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::{Change, Command, Event, EventChange, EventId, KeyId, Named, Timestamp};
+use crate::domain::{
+    Change, Command, Event, EventChange, EventId, KeyId, Named, Timestamp, UsageByPartner,
+};
 
 mod baton;
 mod changes;
@@ -41,13 +43,14 @@ pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 /// asked before a commit of the store's own has succeeded there.
 pub trait Store: Send + Sync + 'static {
     /// The event, the reservations that `commands` name by id or key, and the holds past their time
-    /// whose seats they may need, in one snapshot; `None` if there is no such event. `before` is the
-    /// event as it was some time ago: it lets the store guess how much there is to read.
+    /// whose seats they may need, in one snapshot; `None` if there is no such event. `before` is what
+    /// was known of the event some time ago: it lets the store read the event alone, where nothing else
+    /// can matter.
     fn snapshot(
         &self,
         event_id: &EventId,
         commands: &[&Command],
-        before: Option<&Event>,
+        before: Option<Before<'_>>,
         until: Instant,
     ) -> impl Future<Output = Result<Option<Snapshot>, Unavailable>> + Send;
 
@@ -91,11 +94,21 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 }
 
+/// What is known of an event before it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    pub event: &'a Event,
+    /// At the event's version. Where that has not changed, it is not read again.
+    pub usage: &'a UsageByPartner,
+}
+
 /// An event at one version, with what was asked for beside it.
 #[derive(Debug)]
 pub struct Snapshot {
     pub event: Event,
     pub named: Named,
+    /// What partners have whose commands are limited.
+    pub usage: UsageByPartner,
     /// The database's clock.
     pub now: Timestamp,
 }

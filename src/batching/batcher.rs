@@ -14,9 +14,10 @@ use super::taking::BATCH_ROWS_MAX;
 use super::turns::Turns;
 use super::{Mailbox, Queued, Rejection, Shared};
 use crate::domain::{
-    Acceptance, Command, Decision, Event, EventId, Named, Refusal, Timestamp, Verdict, decide,
+    Acceptance, Command, Decision, Event, EventId, Named, Refusal, Timestamp, UsageByPartner,
+    Verdict, decide,
 };
-use crate::store::{Batch, Committed, DatabaseClock, Snapshot, Store, Unavailable};
+use crate::store::{Batch, Before, Committed, DatabaseClock, Snapshot, Store, Unavailable};
 
 /// Each has a row at least.
 const BATCH_COMMANDS_MAX: usize = BATCH_ROWS_MAX;
@@ -61,13 +62,12 @@ pub(super) struct Batcher<S> {
 pub(super) struct Remembered {
     pub event: Event,
     pub clock: DatabaseClock,
-    /// Only what partners have.
-    pub named: Named,
+    pub usage: UsageByPartner,
 }
 
 impl Remembered {
     /// The event after a commit.
-    fn after(mut event: Event, named: Named, batch: &Batch, counters: &Committed) -> Self {
+    fn after(mut event: Event, usage: UsageByPartner, batch: &Batch, counters: &Committed) -> Self {
         if let Some(change) = &batch.event_change {
             change.apply(&mut event);
         }
@@ -75,14 +75,22 @@ impl Remembered {
         event.available_seats = counters.available_seats;
         event.held_seats = counters.held_seats;
         event.reservation_count = counters.reservation_count;
-        let named = named.after(&batch.changes);
-        Self { event, clock: DatabaseClock::read(counters.now), named }
+        let usage = usage.after(&event, &batch.changes);
+        Self { event, clock: DatabaseClock::read(counters.now), usage }
+    }
+
+    /// What was read, beside what was known `before` of partners at the same version.
+    pub fn read(before: Option<Self>, event: Event, usage: UsageByPartner, now: Timestamp) -> Self {
+        let before = before.filter(|before| before.event.version == event.version);
+        let before = before.map(|before| before.usage);
+        let before = before.unwrap_or_else(|| UsageByPartner::of_event(&event));
+        Self { event, clock: DatabaseClock::read(now), usage: before.with(usage) }
     }
 
     /// Whether it may be good enough for this.
     fn knows(&self, command: &Command) -> bool {
         let limited = command.limited_partner(&self.event);
-        limited.is_none_or(|partner_id| self.named.usage.contains_key(partner_id))
+        limited.is_none_or(|partner_id| self.usage.of(partner_id).is_some())
     }
 }
 
@@ -215,12 +223,12 @@ impl<S: Store> Batcher<S> {
             Settled::Committed(counters) => {
                 self.shared.latest_versions.reached(&self.event_id, batch.base_version + 1);
                 self.shared.metrics.committed(&batch.changes);
-                let named = remembered.map(|remembered| remembered.named).unwrap_or_default();
+                let usage = remembered.map(|remembered| remembered.usage).unwrap_or_default();
                 if counters.as_ref().is_some_and(|counters| counters.others_in_line) {
                     self.baton.others_seen();
                 }
                 self.remembered =
-                    counters.map(|counters| Remembered::after(event, named, &batch, &counters));
+                    counters.map(|counters| Remembered::after(event, usage, &batch, &counters));
                 self.limit = (self.limit * 2).min(BATCH_COMMANDS_MAX);
                 self.answer_verdicts(decision.verdicts);
             }
@@ -243,31 +251,34 @@ impl<S: Store> Batcher<S> {
     /// a refusal must be true now, and so must what an earlier commit did.
     async fn decide(&mut self, until: Instant) -> Result<Option<Decided>, Unavailable> {
         let commands: Vec<&Command> = self.in_hand.iter().map(|queued| &queued.command).collect();
+        let mut over_limit = false;
         if let Some(remembered) = &self.remembered
             && commands.iter().all(|command| remembered.knows(command))
         {
-            let Remembered { event, clock, named } = remembered;
+            let Remembered { event, clock, usage } = remembered;
             let now = clock.now();
-            let decision = decide(event, named, now, &commands);
+            // What is named was not read, and what needs that is read for.
+            let decision = decide(event, &Named::default(), usage, now, &commands);
             if !decision.verdicts.iter().any(Verdict::needs_a_read) {
                 return Ok(Some(Decided { event: event.clone(), now, decision }));
             }
+            over_limit = decision.verdicts.iter().any(Verdict::is_over_limit);
         }
-        let before = self.remembered.as_ref().map(|remembered| &remembered.event);
-        let snapshot = self.shared.store.snapshot(&self.event_id, &commands, before, until).await?;
-        let Some(snapshot) = snapshot else { return Ok(None) };
-        let decision = decide(&snapshot.event, &snapshot.named, snapshot.now, &commands);
-        let Snapshot { event, named, now } = snapshot;
-        let before = self.remembered_at(event.version);
-        let named = named.of_partners(before.map(|before| before.named));
-        let clock = DatabaseClock::read(now);
-        self.remembered = Some(Remembered { event: event.clone(), clock, named });
-        Ok(Some(Decided { event, now, decision }))
-    }
-
-    /// What is remembered, unless the event has moved on since.
-    pub(super) fn remembered_at(&mut self, version: i64) -> Option<Remembered> {
-        self.remembered.take().filter(|before| before.event.version == version)
+        loop {
+            // What is remembered of partners may be too much to refuse on.
+            let before = self.remembered.as_ref().filter(|_| !over_limit);
+            let before = before.map(|Remembered { event, usage, .. }| Before { event, usage });
+            let store = &self.shared.store;
+            let snapshot = store.snapshot(&self.event_id, &commands, before, until).await?;
+            let Some(Snapshot { event, named, usage, now }) = snapshot else { return Ok(None) };
+            let before = self.remembered.take();
+            let known = self.remembered.insert(Remembered::read(before, event, usage, now));
+            let decision = decide(&known.event, &named, &known.usage, now, &commands);
+            if over_limit || !decision.verdicts.iter().any(Verdict::is_over_limit) {
+                return Ok(Some(Decided { event: known.event.clone(), now, decision }));
+            }
+            over_limit = true;
+        }
     }
 
     /// Answers a batch that writes nothing. A replay is an acknowledgement, and what it shows may
@@ -324,10 +335,18 @@ impl<S: Store> Batcher<S> {
         self.defer(deferred);
     }
 
-    /// They keep their place: before what was deferred and not taken since, which came later.
+    /// Those who were deferred before keep their place; the others come behind all that are. As many
+    /// may be deferred as may wait in the mailbox, so that what takes a batch each cannot pile up.
     fn defer(&mut self, commands: Vec<Queued>) {
-        for queued in commands.into_iter().rev() {
-            self.deferred.push_front(queued);
+        let (again, new): (Vec<_>, Vec<_>) =
+            commands.into_iter().partition(|queued| queued.deferred);
+        again.into_iter().rev().for_each(|queued| self.deferred.push_front(queued));
+        for queued in new {
+            let queued = Queued { deferred: true, ..queued };
+            let deferred_max = self.shared.settings.mailbox_commands_max;
+            if let Some(refused) = self.deferred.push_back(queued, deferred_max) {
+                refused.answer(Err(Rejection::Overloaded));
+            }
         }
     }
 

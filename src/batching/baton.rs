@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batcher::{Batcher, Remembered};
-use crate::store::{DatabaseClock, EventNow, Store};
+use crate::domain::UsageByPartner;
+use crate::store::{EventNow, Store};
 
 /// How often the baton is asked for after the last sign of another replica. To ask costs a round trip
 /// more, and to be overtaken costs a commit.
@@ -79,11 +80,11 @@ impl<S: Store> Batcher<S> {
         self.shared.metrics.asked_for_baton(matches!(came, Ok(Some(_))));
         match came {
             Ok(Some(EventNow { event, now })) => {
-                let before = self.remembered_at(event.version);
-                self.baton.came(before.is_some());
-                let named = before.map(|before| before.named).unwrap_or_default();
-                let clock = DatabaseClock::read(now);
-                self.remembered = Some(Remembered { event, clock, named });
+                let before = self.remembered.take();
+                let version = before.as_ref().map(|before| before.event.version);
+                self.baton.came(version == Some(event.version));
+                let nobody = UsageByPartner::default();
+                self.remembered = Some(Remembered::read(before, event, nobody, now));
             }
             Ok(None) => self.baton.did_not_come(),
             // Whatever it is, the next statement meets it, too, and says so to the caller.

@@ -15,7 +15,7 @@ use std::vec;
 use super::{
     Acceptance, Caller, Change, ChangeKind, Command, DUE_HOLDS_MAX, Decision, Event,
     IdempotencyKey, KeyedRequest, Named, PartnerId, Precondition, Refusal, Reservation,
-    ReservationId, Reserve, Status, Timestamp, Usage, Verdict,
+    ReservationId, Reserve, Status, Timestamp, Usage, UsageByPartner, Verdict,
 };
 
 mod alter;
@@ -28,8 +28,14 @@ mod tests;
 ///
 /// Admission is greedy: a request that does not fit is refused, a smaller one behind it may fit.
 /// After a change of the event itself, all that follows waits for the next batch.
-pub fn decide(event: &Event, named: &Named, now: Timestamp, commands: &[&Command]) -> Decision {
-    let mut batch = Batch::new(event, named, now);
+pub fn decide(
+    event: &Event,
+    named: &Named,
+    usage: &UsageByPartner,
+    now: Timestamp,
+    commands: &[&Command],
+) -> Decision {
+    let mut batch = Batch::new(event, named, usage, now);
     for command in commands {
         let verdict = if batch.decision.event_change.is_some() {
             Verdict::Deferred
@@ -52,6 +58,8 @@ pub fn decide(event: &Event, named: &Named, now: Timestamp, commands: &[&Command
 struct Batch<'a> {
     event: &'a Event,
     named: &'a Named,
+    /// Of partners whose commands are limited.
+    usage: &'a UsageByPartner,
     now: Timestamp,
     /// The base state's and those of holds that were expired, minus what this batch has taken.
     available_seats: i32,
@@ -84,11 +92,12 @@ enum Cover {
 }
 
 impl<'a> Batch<'a> {
-    fn new(event: &'a Event, named: &'a Named, now: Timestamp) -> Self {
+    fn new(event: &'a Event, named: &'a Named, usage: &'a UsageByPartner, now: Timestamp) -> Self {
         let due = named.due(now);
         Self {
             event,
             named,
+            usage,
             now,
             available_seats: event.available_seats,
             due_seats: due.iter().map(|hold| hold.seats).sum(),

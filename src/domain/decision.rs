@@ -60,6 +60,12 @@ impl Verdict {
             Self::Deferred => false,
         }
     }
+
+    /// Whether it was refused for what a partner has.
+    pub fn is_over_limit(&self) -> bool {
+        use Refusal::{TooManyHolds, TooManySeatsOfPartner};
+        matches!(self, Self::Refused(TooManyHolds { .. } | TooManySeatsOfPartner { .. }))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,44 +1,12 @@
 //! The reservations that a batch is about.
 
 use std::collections::HashMap;
-use std::ops::Add;
 
-use super::{
-    Change, ChangeKind, IdempotencyKey, PartnerId, Reservation, ReservationId, Reserve, Timestamp,
-};
+use super::{IdempotencyKey, PartnerId, Reservation, ReservationId, Timestamp};
 
 /// Holds past their time that are read beside a batch. With so many of them there may be more,
 /// which wait for the next batch.
 pub const DUE_HOLDS_MAX: usize = 512;
-
-/// What a partner has of an event, as far as it is limited: holds that are past their time count no
-/// more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Held and booked together; of an event that limits them.
-    pub seats: i64,
-    /// Holds, not their seats.
-    pub holds: i64,
-}
-
-impl Usage {
-    /// What a booking takes.
-    pub fn of(reserve: &Reserve) -> Self {
-        let holds = reserve.items.iter().filter(|item| item.hold.is_some()).count();
-        Self { seats: reserve.seats().into(), holds: holds as i64 }
-    }
-}
-
-impl Add for Usage {
-    type Output = Self;
-
-    fn add(self, more: Self) -> Self {
-        Self { seats: self.seats + more.seats, holds: self.holds + more.holds }
-    }
-}
-
-/// Partners of whom it is remembered what they have.
-pub(super) const PARTNERS_MAX: usize = 10_000;
 
 /// The reservations that the commands of a batch name, by id or by idempotency key, and the holds
 /// past their time whose seats they may need, read in one snapshot with the event. Empty where the
@@ -52,42 +20,9 @@ pub struct Named {
     /// When the first of the holds ends that are not past their time; only where seats may be
     /// short.
     pub next_hold_expires_at: Option<Timestamp>,
-    /// What partners have whose commands are limited.
-    pub usage: HashMap<PartnerId, Usage>,
 }
 
 impl Named {
-    /// What is still known after a commit: what partners have.
-    pub fn after(mut self, changes: &[Change]) -> Self {
-        for Change { kind, seats, reservation, .. } in changes {
-            let Some(used) = self.usage.get_mut(&reservation.partner_id) else { continue };
-            let holds = match kind {
-                ChangeKind::Reserved => 0,
-                ChangeKind::Held => 1,
-                // Seldom, and it depends on what it was: to be read again.
-                ChangeKind::Confirmed
-                | ChangeKind::Extended
-                | ChangeKind::Shrunk
-                | ChangeKind::Cancelled
-                | ChangeKind::Expired => {
-                    self.usage.remove(&reservation.partner_id);
-                    continue;
-                }
-            };
-            *used = *used + Usage { seats: (*seats).into(), holds };
-        }
-        Self { usage: self.usage, ..Self::default() }
-    }
-
-    /// What partners have, and nothing else; with what was known of the same version before.
-    pub fn of_partners(self, before: Option<Self>) -> Self {
-        let before = before.map(|before| before.usage);
-        let mut usage = before.filter(|usage| usage.len() < PARTNERS_MAX).unwrap_or_default();
-        // In place: with many partners, nearly every batch has one who is new.
-        usage.extend(self.usage);
-        Self { usage, ..Self::default() }
-    }
-
     /// The same one any number of times.
     pub fn insert(&mut self, reservation: Reservation) {
         let (id, item) = (reservation.id, reservation.item);

@@ -14,7 +14,7 @@ fn long(characters: usize) -> String {
     "ä".repeat(characters)
 }
 
-fn partner(name: &str) -> PartnerId {
+pub(super) fn partner(name: &str) -> PartnerId {
     PartnerId::parse(name).expect("a partner id")
 }
 
@@ -22,7 +22,7 @@ fn key_id(digit: char) -> KeyId {
     KeyId::parse(&digit.to_string().repeat(KeyId::LENGTH)).expect("an id of a key")
 }
 
-fn event() -> Event {
+pub(super) fn event() -> Event {
     Event {
         id: EventId::parse("hot").expect("a slug"),
         name: EventName::parse("Hot").expect("a name"),
@@ -57,7 +57,7 @@ fn reserve(items: Vec<Item>) -> Reserve {
     }
 }
 
-fn hold_of(name: &str) -> Reservation {
+pub(super) fn hold_of(name: &str) -> Reservation {
     Reservation {
         id: ReservationId(Uuid::from_u128(1)),
         event_id: event().id,
@@ -71,16 +71,6 @@ fn hold_of(name: &str) -> Reservation {
         keyed: None,
         item: 0,
     }
-}
-
-/// What is known of partners, by seats and holds.
-fn knowing(partners: &[(&str, i64, i64)]) -> Named {
-    let mut named = Named::default();
-    named.usage = partners
-        .iter()
-        .map(|(name, seats, holds)| (partner(name), Usage { seats: *seats, holds: *holds }))
-        .collect();
-    named
 }
 
 #[test]
@@ -362,47 +352,6 @@ fn holds_end_and_bookings_last() {
         assert!(!reservation.is_due(before));
         assert_eq!(reservation.is_due(LATE), is_due, "{status:?}");
     }
-}
-
-#[test]
-fn what_partners_have_is_known_after_a_commit() {
-    let change = |name, kind, seats| Change {
-        kind,
-        seats,
-        reservation: hold_of(name),
-        previous_version: None,
-        by: None,
-    };
-    let before = knowing(&[("books", 2, 1), ("cancels", 4, 0), ("sleeps", 1, 1)]);
-    let after = before.after(&[
-        change("books", ChangeKind::Reserved, 3),
-        change("books", ChangeKind::Held, 4),
-        change("cancels", ChangeKind::Reserved, 1),
-        change("cancels", ChangeKind::Cancelled, 1),
-        change("is new", ChangeKind::Reserved, 5),
-    ]);
-    // Who gave something back has to be read again, and who was never read is not made up.
-    assert_eq!(after.usage, knowing(&[("books", 9, 2), ("sleeps", 1, 1)]).usage);
-}
-
-#[test]
-fn what_is_read_of_partners_is_added_to_what_is_known() {
-    let read = || knowing(&[("abc-corp", 2, 1)]);
-    assert_eq!(read().of_partners(None).usage, read().usage);
-    let before = knowing(&[("abc-corp", 1, 0), ("other", 3, 0)]);
-    let both = knowing(&[("abc-corp", 2, 1), ("other", 3, 0)]);
-    assert_eq!(read().of_partners(Some(before)).usage, both.usage);
-
-    // Not for ever more of them.
-    let many = |count: usize| {
-        let mut named = Named::default();
-        let usage = (0..count).map(|number| (partner(&number.to_string()), Usage::default()));
-        named.usage = usage.collect();
-        named
-    };
-    let (below, at) = (many(named::PARTNERS_MAX - 1), many(named::PARTNERS_MAX));
-    assert_eq!(read().of_partners(Some(below)).usage.len(), named::PARTNERS_MAX);
-    assert_eq!(read().of_partners(Some(at)).usage, read().usage);
 }
 
 #[test]

@@ -62,7 +62,9 @@ struct Shared {
     budget: Budget,
     metrics: StreamMetrics,
     places: Arc<Semaphore>,
-    /// For what streams read that begin in the past.
+    /// Streams that begin in the past read one after the other: waiting for their bytes must not keep
+    /// the places of everybody's large reads.
+    past_turn: Semaphore,
     large_reads: Arc<Semaphore>,
     /// Cancelled when the service stops.
     stop: CancellationToken,
@@ -97,6 +99,7 @@ impl Streams {
             budget: Budget::new(bytes_per_second_max),
             metrics,
             places: Arc::new(Semaphore::new(STREAMS_MAX)),
+            past_turn: Semaphore::new(1),
             large_reads,
             stop: CancellationToken::new(),
             followed: Mutex::default(),

@@ -15,8 +15,8 @@ use super::connections::{Connections, Lease};
 use super::error::{self, leaves_connection_usable, was_locked};
 use super::metrics::Metrics;
 use super::{
-    Batch, Commit, CommitError, EventNow, Filter, KeysChanged, Page, Position, Snapshot, Store,
-    Unavailable, Versions,
+    Batch, Before, Commit, CommitError, EventNow, Filter, KeysChanged, Page, Position, Snapshot,
+    Store, Unavailable, Versions,
 };
 use super::{baton, changes, commit, events, keys, listing, reservations, schema, snapshot};
 use crate::domain::{
@@ -240,7 +240,7 @@ impl Store for PostgresStore {
         &self,
         event_id: &EventId,
         commands: &[&Command],
-        before: Option<&Event>,
+        before: Option<Before<'_>>,
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         // Whoever has the baton waits for no other connection: all of them may be waiting for it.

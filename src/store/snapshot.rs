@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use super::events::event_of;
 use super::reservations::ReservationRow;
-use super::{EventNow, Snapshot, events};
-use crate::domain::{Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage};
+use super::{Before, EventNow, Snapshot, events};
+use crate::domain::{
+    Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage, UsageByPartner,
+};
 
 /// The event alone, where that is likely to be all, as `before` has it, and then turns out to be. It
 /// is for those who are refused while everybody calls.
@@ -16,14 +18,18 @@ pub(super) async fn snapshot(
     connection: &mut PgConnection,
     event_id: &EventId,
     commands: &[&Command],
-    before: Option<&Event>,
+    before: Option<Before<'_>>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
     let wanted = Wanted::by(commands);
-    if before.is_some_and(|before| wanted.nothing_beside(before)) {
+    if let Some(before) = before
+        && wanted.nothing_beside(before.event, Some(before.usage))
+    {
         let read = events::event_now(connection, event_id).await?;
         let Some(EventNow { event, now }) = read else { return Ok(None) };
-        if wanted.nothing_beside(&event) {
-            return Ok(Some(Snapshot { event, named: Named::default(), now }));
+        let usage = Some(before.usage).filter(|_| event.version == before.event.version);
+        if wanted.nothing_beside(&event, usage) {
+            let (named, usage) = (Named::default(), UsageByPartner::default());
+            return Ok(Some(Snapshot { event, named, usage, now }));
         }
     }
     event_and_named(connection, event_id, &wanted).await
@@ -47,6 +53,8 @@ async fn event_and_named(
     event_id: &EventId,
     wanted: &Wanted<'_>,
 ) -> Result<Option<Snapshot>, sqlx::Error> {
+    let limited_partner_ids: Vec<_> =
+        wanted.limited_partner_ids.iter().map(|partner_id| partner_id.as_str()).collect();
     let rows = sqlx::query_as!(
         SnapshotRow,
         r#"-- snapshot
@@ -130,7 +138,7 @@ async fn event_and_named(
         &wanted.keys as &[&str],
         wanted.seats,
         DUE_HOLDS_MAX as i64,
-        &wanted.limited_partner_ids as &[&str],
+        &limited_partner_ids as &[&str],
         &wanted.has_holds,
     )
     .fetch_all(connection)
@@ -140,17 +148,17 @@ async fn event_and_named(
         return Ok(None);
     };
     let (event, now) = (event_of!(event_id, first)?, first.now);
-    let mut named = Named::default();
+    let (mut named, mut usage) = (Named::default(), UsageByPartner::default());
     named.next_hold_expires_at = first.next_hold_expires_at;
     for row in rows {
         if let Some((partner_id, used)) = row.usage()? {
-            named.usage.insert(partner_id, used);
+            usage.insert(partner_id, used);
         }
         if let Some(row) = row.reservation(event_id) {
             named.insert(row.try_into()?);
         }
     }
-    Ok(Some(Snapshot { event, named, now }))
+    Ok(Some(Snapshot { event, named, usage, now }))
 }
 
 /// The event, and one of the named reservations beside it, or none.
@@ -222,7 +230,7 @@ struct Wanted<'a> {
     keys: Vec<&'a str>,
     /// Of whom it has to be known what they have, where the event limits that or more holds are
     /// wanted: each once.
-    limited_partner_ids: Vec<&'a str>,
+    limited_partner_ids: Vec<&'a PartnerId>,
     has_holds: Vec<bool>,
     /// In all. What is available covers them, or holds past their time may have to.
     seats: i64,
@@ -249,19 +257,22 @@ impl<'a> Wanted<'a> {
             }
         }
         for (partner_id, has_holds) in limited {
-            wanted.limited_partner_ids.push(partner_id.as_str());
+            wanted.limited_partner_ids.push(partner_id);
             wanted.has_holds.push(has_holds);
         }
         wanted
     }
 
-    /// Whether the commands can be decided on this event alone: they name nothing, the event does not
-    /// limit who asks, and no hold can matter.
-    fn nothing_beside(&self, event: &Event) -> bool {
+    /// Whether the commands can be decided on this event alone, with what is known of partners: they
+    /// name nothing, nobody who is limited is unknown, and no hold can matter.
+    fn nothing_beside(&self, event: &Event, usage: Option<&UsageByPartner>) -> bool {
+        let is_known =
+            |partner_id: &PartnerId| usage.is_some_and(|usage| usage.of(partner_id).is_some());
+        let is_limited = |has_holds: bool| has_holds || event.seats_per_partner_max.is_some();
+        let mut limited = self.limited_partner_ids.iter().zip(&self.has_holds);
         self.ids.is_empty()
             && self.keys.is_empty()
-            && !self.has_holds.contains(&true)
-            && (self.limited_partner_ids.is_empty() || event.seats_per_partner_max.is_none())
+            && limited.all(|(partner_id, holds)| !is_limited(*holds) || is_known(partner_id))
             && (event.held_seats == 0 || i64::from(event.available_seats) >= self.seats)
     }
 }

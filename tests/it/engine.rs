@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use ticketboss::batching::{Batching, Outcome, Rejection, Settings};
 use ticketboss::domain::{
-    Acceptance, Action, Caller, ChangeEvent, Command, EventId, HoldTime, Item, Precondition,
-    Refusal, Reservation, ReservationId, Reserve, SeatCount, TotalSeats,
+    Acceptance, Action, Caller, ChangeEvent, Command, EventId, HoldTime, Item, Refusal,
+    Reservation, ReservationId, Reserve, TotalSeats,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::support::simulated::{Fault, Simulated};
-use crate::support::{alter, partner, reserve_as};
+use crate::support::{alter, limited, partner, reserve_as};
 
 mod room;
 
@@ -41,6 +41,13 @@ impl Engine {
 
     async fn submit(&self, command: Command) -> Outcome {
         self.batching.submit(&self.event, command, Instant::now() + TIMEOUT).await
+    }
+
+    /// Holds a seat.
+    async fn hold(&self) -> ReservationId {
+        let Command::Reserve(mut hold) = reserve(1) else { unreachable!("it books") };
+        hold.items[0].hold = HoldTime::new(60);
+        made(self.submit(Command::Reserve(hold)).await).id
     }
 
     /// Submits now; the answer comes later.
@@ -88,6 +95,10 @@ impl Engine {
         assert_eq!(event.available_seats, event.total_seats - seats);
         assert_eq!(event.reservation_count, i64::try_from(reservations).expect("few"));
     }
+}
+
+fn extend(id: ReservationId) -> Command {
+    alter(id, Action::Extend(HoldTime::new(60).expect("a hold time")))
 }
 
 fn reserve(seats: i32) -> Command {
@@ -225,6 +236,29 @@ async fn a_lone_request_on_a_known_event_costs_no_read() {
     assert_eq!(engine.store.fences_and_snapshots(), (0, 1));
 }
 
+/// Of an event that limits its partners, too, when sales open: nobody has anything yet.
+#[tokio::test(start_paused = true)]
+async fn new_partners_of_an_untouched_event_cost_no_read() {
+    let engine = Engine::with_seats(50);
+    engine.store.limit_partners(Some(3));
+    let book = async |name, seats| engine.submit(limited(reserve_as(name, seats, None), 9)).await;
+    for name in ["one", "two", "three"] {
+        made(book(name, 2).await);
+    }
+    assert_eq!(engine.store.fences_and_snapshots(), (0, 1));
+    // A refusal is read for, as ever, and nothing is forgotten by that.
+    book("one", 2).await.expect_err("refused");
+    assert_eq!(engine.store.fences_and_snapshots(), (0, 2));
+    made(book("one", 1).await);
+    made(book("four", 3).await);
+    assert_eq!(engine.store.fences_and_snapshots(), (0, 2));
+    // What another replica has sold since is not known.
+    engine.store.elsewhere(-1);
+    made(book("five", 1).await);
+    made(book("six", 1).await);
+    assert_eq!(engine.store.fences_and_snapshots(), (0, 4));
+}
+
 /// Two wait for one freed seat: who came first gets it, and before those who come later still.
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_the_next_batch_keeps_its_place() {
@@ -263,23 +297,11 @@ async fn a_batcher_that_is_idle_ends_and_the_next_booking_starts_another() {
 #[tokio::test(start_paused = true)]
 async fn those_who_change_one_thing_leave_room_for_the_others() {
     let engine = Engine::with_mailbox(50, 2_000);
-    let seats = SeatCount::new(1).expect("a seat count");
-    let id = ReservationId(Uuid::now_v7());
-    let hold = Command::Reserve(Reserve {
-        partner_id: partner("abc-corp"),
-        items: vec![Item { id, seats, hold: HoldTime::new(60), reference: None }],
-        is_list: false,
-        key: None,
-        precondition: Precondition::Any,
-        by: Caller::Anybody,
-        limits: None,
-    });
-    assert_eq!(made(engine.submit(hold).await).version, 1);
+    let id = engine.hold().await;
     let in_flight = engine.start_stalled(reserve(1)).await;
-    let extend = || alter(id, Action::Extend(HoldTime::new(60).expect("a hold time")));
     let mut extensions = Vec::new();
     for _ in 0..1_000 {
-        extensions.push(engine.start(extend()).await);
+        extensions.push(engine.start(extend(id)).await);
     }
     let booking = engine.start(reserve(1)).await;
     engine.store.resume();

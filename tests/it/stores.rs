@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use ticketboss::domain::{
     Action, Change, ChangeKind, Command, Event, EventId, HoldTime, IdempotencyKey, KeyedRequest,
-    Reservation, ReservationId, Status,
+    Reservation, ReservationId, Status, Usage, UsageByPartner, decide,
 };
 use ticketboss::store::{
-    Batch, Commit, CommitError, ConnectionLimits, PostgresStore, Snapshot, Store,
+    Batch, Before, Commit, CommitError, ConnectionLimits, PostgresStore, Snapshot, Store,
 };
 use time::OffsetDateTime;
 use time::macros::datetime;
@@ -35,7 +35,9 @@ async fn both_stores_keep_the_same_rules() {
     store_rules(&store, &event).await;
     for (name, limit) in [("open", None), ("limited", Some(8))] {
         let event = EventId::parse(name).expect("a slug");
-        limit_rules(&Simulated::with_limit(&event, 10, limit), &event).await;
+        let simulated = Simulated::with_seats(&event, 10);
+        simulated.limit_partners(limit);
+        limit_rules(&simulated, &event).await;
         database.insert_event(name, 10).await;
         if limit.is_some() {
             database
@@ -161,20 +163,29 @@ async fn limit_rules<S: Store>(store: &S, event: &EventId) {
         hold.items[0].hold = HoldTime::new(60);
         Command::Reserve(hold)
     };
-    let read = async |commands: &[&Command], before: Option<&Event>| {
+    let read = async |commands: &[&Command], before: Option<Before<'_>>| {
         let snapshot = store.snapshot(event, commands, before, until).await.expect("it answers");
-        let Snapshot { event, named, .. } = snapshot.expect("the event is there");
-        let used: BTreeMap<_, _> = named
-            .usage
+        let Snapshot { event, usage, .. } = snapshot.expect("the event is there");
+        let used: BTreeMap<_, _> = ["abc-corp", "other"]
             .into_iter()
-            .map(|(partner, used)| (partner.as_str().to_owned(), (used.seats, used.holds)))
+            .filter_map(|name| Some((name, usage.of(&partner(name))?)))
+            .map(|(name, used)| (name.to_owned(), (used.seats, used.holds)))
             .collect();
         (event, used)
     };
     let used = async |commands: &[&Command]| {
         let (event, used) = read(commands, None).await;
-        // However much is known of it before.
-        assert_eq!(read(commands, Some(&event)).await.1, used);
+        // What nobody knows is read, and so is what was known of another version.
+        let nobody = UsageByPartner::default();
+        let before = Before { event: &event, usage: &nobody };
+        assert_eq!(read(commands, Some(before)).await.1, used);
+        let mut nothing = UsageByPartner::default();
+        for name in ["abc-corp", "other"] {
+            nothing.insert(partner(name), Usage::default());
+        }
+        let earlier = Event { version: event.version - 1, ..event.clone() };
+        let before = Before { event: &earlier, usage: &nothing };
+        assert_eq!(read(commands, Some(before)).await.1, used);
         (event.seats_per_partner_max, used)
     };
     let (limit, both) = used(&[&booking("abc-corp"), &holding("other")]).await;
@@ -236,7 +247,7 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
         let counters = (snapshot.event.version, snapshot.event.available_seats);
         assert_eq!(counters, (1, 7));
         let decision =
-            ticketboss::domain::decide(&snapshot.event, &snapshot.named, snapshot.now, &[command]);
+            decide(&snapshot.event, &snapshot.named, &snapshot.usage, snapshot.now, &[command]);
         let verdict = format!("{:?}", decision.verdicts[0]);
         assert!(verdict.starts_with("Accepted"), "{verdict}");
     }

@@ -40,7 +40,7 @@ impl<'a> Batch<'a> {
 
     fn used(&self, reserve: &Reserve) -> Usage {
         let earlier = self.used.get(&reserve.partner_id).copied();
-        let base = || self.named.usage.get(&reserve.partner_id).copied();
+        let base = || self.usage.of(&reserve.partner_id);
         earlier.or_else(base).expect("what a limited partner has is read, or remembered")
     }
 }

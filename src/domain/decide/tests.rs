@@ -143,7 +143,7 @@ fn named(reservations: &[Reservation]) -> Named {
 
 fn decided_on(event: &Event, stored: &[Reservation], commands: &[Command]) -> Decision {
     let commands: Vec<&Command> = commands.iter().collect();
-    decide(event, &named(stored), NOW, &commands)
+    decide(event, &named(stored), &UsageByPartner::default(), NOW, &commands)
 }
 
 fn decided(available_seats: i32, stored: &[Reservation], commands: &[Command]) -> Decision {
@@ -395,7 +395,8 @@ fn holds_that_were_not_read_wait_for_the_next_batch() {
 fn a_refusal_says_when_seats_may_come_back() {
     let mut named = Named::default();
     named.next_hold_expires_at = Some(SOON);
-    let decision = decide(&event(2), &named, NOW, &[&reserve(1, 3, None)]);
+    let usage = UsageByPartner::default();
+    let decision = decide(&event(2), &named, &usage, NOW, &[&reserve(1, 3, None)]);
     let short = Refusal::InsufficientSeats { available_seats: 2, next_hold_expires_at: Some(SOON) };
     assert_eq!(decision.verdicts, [Verdict::Refused(short)]);
 }

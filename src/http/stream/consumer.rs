@@ -145,14 +145,17 @@ impl Consumer {
     /// The next versions of a stream that begins in the past.
     async fn past(&mut self) -> Option<Bytes> {
         // In line with all others: who comes last, waits longest.
+        let shared = Arc::clone(&self.shared);
         let turn = async {
-            let permit = Arc::clone(&self.shared.large_reads).acquire_owned().await;
-            while !self.shared.budget.has_past() {
+            let turn = shared.past_turn.acquire().await;
+            while !shared.budget.has_past() {
                 sleep(PAST_WAIT_STEP).await;
             }
-            permit
+            (turn, Arc::clone(&shared.large_reads).acquire_owned().await)
         };
-        let Ok(permit) = timeout(PAST_WAIT_MAX, turn).await else { return Some(self.behind()) };
+        let Ok((_turn, permit)) = timeout(PAST_WAIT_MAX, turn).await else {
+            return Some(self.behind());
+        };
         let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
         let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
         let read = async move {

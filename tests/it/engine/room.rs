@@ -120,3 +120,67 @@ async fn what_was_put_off_and_is_late_is_told_at_once_too() {
         assert!(matches!(replayed, Ok(Acceptance::Replayed(_))), "{replayed:?}");
     }
 }
+
+/// Those who change one thing take a batch each; who comes later does not go before them.
+#[tokio::test(start_paused = true)]
+async fn what_is_deferred_keeps_the_order_of_its_arrival() {
+    let engine = Engine::with_mailbox(50, 2_000);
+    let held = engine.hold().await;
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let mut extensions = Vec::new();
+    // More than fit into a batch.
+    for _ in 0..700 {
+        extensions.push(engine.start(extend(held)).await);
+    }
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+    for (extension, version) in extensions.into_iter().zip(3..) {
+        let Ok(Acceptance::Altered(extended)) = extension.await.expect("answered") else {
+            panic!("the one for version {version} is not extended");
+        };
+        assert_eq!(extended.version, version);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_deferred_than_may_wait() {
+    let engine = Engine::with_mailbox(50, 100);
+    let held = engine.hold().await;
+    let mut extensions = Vec::new();
+    let mut in_flight = engine.start_stalled(reserve(1)).await;
+    for _ in 0..2 {
+        for _ in 0..100 {
+            extensions.push(engine.start(extend(held)).await);
+        }
+        engine.store.plan([Fault::Stalls]);
+        engine.store.resume();
+        in_flight.await.expect("answered").expect("granted");
+        engine.store.stalled().await;
+        in_flight = extensions.remove(0);
+    }
+    engine.store.resume();
+    in_flight.await.expect("answered").expect("granted");
+    let mut outcomes = Vec::new();
+    for extension in extensions {
+        outcomes.push(extension.await.expect("answered"));
+    }
+    // 99 of the first hundred waited for their second batch, when the second hundred came.
+    let refused = outcomes.iter().filter(|it| **it == Err(Rejection::Overloaded)).count();
+    let extended = outcomes.iter().filter(|it| matches!(it, Ok(Acceptance::Altered(_)))).count();
+    assert_eq!((refused, extended), (98, 100));
+    assert!(outcomes[..98].iter().all(Result::is_ok), "the first go before the others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_time_has_gone_by_before_it_came_is_told_at_once() {
+    let engine = Engine::with_seats(10);
+    let in_flight = engine.start_stalled(reserve(1)).await;
+    let begun = Instant::now();
+    let late = begun + TIMEOUT / 2 - Duration::from_millis(1);
+    let outcome = engine.start_by(reserve(1), late).await.await.expect("answered");
+    assert_eq!(outcome, Err(Rejection::Overloaded));
+    // It did not wait for what is in flight.
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    engine.store.resume();
+    made(in_flight.await.expect("answered"));
+}

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ticketboss::domain::{Command, Event, EventId};
-use ticketboss::store::{Batch, Commit, CommitError, EventNow, Snapshot, Store, Unavailable};
+use ticketboss::domain::{Command, EventId};
+use ticketboss::store::{
+    Batch, Before, Commit, CommitError, EventNow, Snapshot, Store, Unavailable,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -285,7 +287,7 @@ impl Store for Remote {
         &self,
         event_id: &EventId,
         commands: &[&Command],
-        _before: Option<&Event>,
+        _before: Option<Before<'_>>,
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         let read = |session: &Session<'_>| session.snapshot(event_id, commands);

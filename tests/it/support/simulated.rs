@@ -10,9 +10,10 @@ use std::sync::Mutex;
 use ticketboss::domain::{
     Change, ChangeKind, Command, DUE_HOLDS_MAX, Event, EventChange, EventId, EventName,
     EventStatus, Named, PartnerId, Reservation, ReservationId, Status, Timestamp, Usage,
+    UsageByPartner,
 };
 use ticketboss::store::{
-    Batch, Commit, CommitError, Committed, EventNow, Snapshot, Store, Unavailable,
+    Batch, Before, Commit, CommitError, Committed, EventNow, Snapshot, Store, Unavailable,
 };
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -154,7 +155,7 @@ impl Database {
         if self.event.id != *event_id {
             return None;
         }
-        let mut named = Named::default();
+        let (mut named, mut usage) = (Named::default(), UsageByPartner::default());
         let is_named = |made: &Reservation| {
             commands.iter().any(|command| match command {
                 Command::Alter(alter) => alter.id == made.id,
@@ -172,7 +173,7 @@ impl Database {
                 && reserve.limited_partner(&self.event).is_some()
             {
                 let used = self.used_by(&reserve.partner_id, now);
-                named.usage.insert(reserve.partner_id.clone(), used);
+                usage.insert(reserve.partner_id.clone(), used);
             }
         }
         for made in self.reservations.values().filter(|made| is_named(made)) {
@@ -190,7 +191,7 @@ impl Database {
             let next = holds.iter().find(|hold| !hold.is_due(now));
             named.next_hold_expires_at = next.and_then(|hold| hold.hold_expires_at);
         }
-        Some(Snapshot { event: self.event.clone(), named, now })
+        Some(Snapshot { event: self.event.clone(), named, usage, now })
     }
 
     fn used_by(&self, partner_id: &PartnerId, now: Timestamp) -> Usage {
@@ -289,11 +290,9 @@ impl Simulated {
         Self { state: Mutex::new(state), stalled: Notify::new(), resumed: Notify::new() }
     }
 
-    /// The same, of which a partner may have so many.
-    pub fn with_limit(id: &EventId, seats: i32, limit: Option<i32>) -> Self {
-        let simulated = Self::with_seats(id, seats);
-        simulated.locked(|state| state.database.event.seats_per_partner_max = limit);
-        simulated
+    /// A partner may have so many seats of the event from now on.
+    pub fn limit_partners(&self, seats_max: Option<i32>) {
+        self.locked(|state| state.database.event.seats_per_partner_max = seats_max);
     }
 
     /// Plans what happens to the next commits, in this order.
@@ -375,7 +374,7 @@ impl Store for Simulated {
         &self,
         event_id: &EventId,
         commands: &[&Command],
-        _before: Option<&Event>,
+        _before: Option<Before<'_>>,
         _until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         Ok(self.locked(|state| {

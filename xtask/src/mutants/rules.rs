@@ -24,9 +24,9 @@ const SETTLE: &str = "src/batching/settle.rs";
 const BATCHING: &str = "src/batching.rs";
 const COMMIT: &str = "src/store/commit.rs";
 const SNAPSHOT: &str = "src/store/snapshot.rs";
+const USAGE: &str = "src/domain/usage.rs";
 const FAILURES: &str = "src/store/error.rs";
 const LIMITS: &str = "src/domain/decide/limits.rs";
-const NAMED: &str = "src/domain/named.rs";
 const TURNS: &str = "src/batching/turns.rs";
 const KEYS: &str = "src/access.rs";
 const CALLERS: &str = "src/http/access.rs";
@@ -281,6 +281,22 @@ const RULES: &[Rule] = &[
             "let _ = self.reply.send(outcome);",
             "self.reply.send(outcome).expect(\"somebody listens\");",
         )],
+    ),
+    rule(
+        "what is deferred goes before what was deferred earlier",
+        &[(BATCHER, "partition(|queued| queued.deferred)", "partition(|_| true)")],
+    ),
+    rule(
+        "what is deferred has no bound",
+        &[(
+            BATCHER,
+            "self.deferred.push_back(queued, deferred_max)",
+            "self.deferred.push_back(queued, usize::MAX)",
+        )],
+    ),
+    rule(
+        "a command whose time has gone by is taken in",
+        &[(BATCHING, "if Instant::now() > send_by {", "if Instant::now() > answer_by {")],
     ),
     // The statement
     sql(

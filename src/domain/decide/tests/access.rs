@@ -32,10 +32,12 @@ fn check_limits(
     verdicts: &str,
 ) -> Decision {
     let event = Event { seats_per_partner_max: seats_max, ..event(100) };
-    let mut named = named(stored);
-    named.usage.extend(used.map(|used| (partner("abc-corp"), used)));
+    let mut usage = UsageByPartner::default();
+    if let Some(used) = used {
+        usage.insert(partner("abc-corp"), used);
+    }
     let commands: Vec<&Command> = commands.iter().collect();
-    let decision = decide(&event, &named, NOW, &commands);
+    let decision = decide(&event, &named(stored), &usage, NOW, &commands);
     let found: Vec<String> = decision.verdicts.iter().map(short).collect();
     assert_eq!(found.join(" "), verdicts);
     decision

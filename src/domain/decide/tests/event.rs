@@ -81,7 +81,7 @@ fn changes_of_the_event_are_what_is_not_so_yet() {
         ..ChangeEvent::default()
     };
     let change = |wanted: ChangeEvent| {
-        decide(&opened, &Named::default(), NOW, &[&Command::ChangeEvent(wanted)]).event_change
+        decided_on(&opened, &[], &[Command::ChangeEvent(wanted)]).event_change
     };
     assert_eq!(change(as_it_is.clone()), None);
     let (name, status) = (EventName::parse("Cold"), Some(EventStatus::Paused));

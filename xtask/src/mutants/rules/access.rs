@@ -1,7 +1,7 @@
 //! The rules about who asks, how much one may have, and whose turn it is.
 
 use super::{
-    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, NAMED, Rule, SNAPSHOT, TURNS, rule, sql,
+    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, Rule, SNAPSHOT, TURNS, USAGE, rule, sql,
 };
 
 pub const RULES: &[Rule] = &[
@@ -86,9 +86,9 @@ pub const RULES: &[Rule] = &[
     rule(
         "what was granted before counts against nothing",
         &[(
-            NAMED,
-            "*used = *used + Usage { seats: (*seats).into(), holds };",
-            "*used = *used + Usage { seats: 0 * i64::from(*seats), holds: 0 * holds };",
+            USAGE,
+            "*used = *used + granted;",
+            "*used = Usage { seats: used.seats.min(granted.seats), ..*used };",
         )],
     ),
     rule(
@@ -124,11 +124,50 @@ pub const RULES: &[Rule] = &[
     ),
     rule(
         "what partners have of an event that limits them is not read",
-        &[(SNAPSHOT, " || event.seats_per_partner_max.is_none())", " || event.version >= 0)")],
+        &[(
+            SNAPSHOT,
+            "has_holds || event.seats_per_partner_max.is_some()",
+            "has_holds || event.version < 0",
+        )],
+    ),
+    rule(
+        "what was known of partners at another version is taken for true",
+        &[(
+            SNAPSHOT,
+            "Some(before.usage).filter(|_| event.version == before.event.version)",
+            "Some(before.usage).filter(|_| event.version >= before.event.version)",
+        )],
+    ),
+    rule(
+        "a partner is refused for what it may have given back",
+        &[
+            (
+                BATCHER,
+                "over_limit = decision.verdicts.iter().any(Verdict::is_over_limit);",
+                "over_limit = decision.verdicts.is_empty();",
+            ),
+            (
+                BATCHER,
+                "if over_limit || !decision.verdicts.iter().any(Verdict::is_over_limit) {",
+                "if over_limit || !decision.verdicts.is_empty() {",
+            ),
+        ],
+    ),
+    rule(
+        "partners who were not read are taken for those who have nothing",
+        &[(
+            USAGE,
+            "event.available_seats == event.total_seats",
+            "event.available_seats <= event.total_seats",
+        )],
+    ),
+    rule(
+        "new partners of an untouched event are read before every commit",
+        &[(USAGE, "event.available_seats == event.total_seats", "event.total_seats == 0")],
     ),
     rule(
         "the holds of a partner are not counted where the event alone will do",
-        &[(SNAPSHOT, "!self.has_holds.contains(&true)", "event.version >= 0")],
+        &[(SNAPSHOT, "has_holds || event.seats", "has_holds && event.version < 0 || event.seats")],
     ),
     sql(
         "what is booked is not marked as limited",

@@ -10,9 +10,9 @@ pub const RULES: &[Rule] = &[
         "holds end by the service's own clock",
         &[(
             BATCHER,
-            "decide(&snapshot.event, &snapshot.named, snapshot.now, &commands)",
-            "decide(\n            &snapshot.event,\n            &snapshot.named,\n            \
-             std::time::SystemTime::now().into(),\n            &commands,\n        )",
+            "decide(&known.event, &named, &known.usage, now, &commands)",
+            "decide(\n                &known.event,\n                &named,\n                &known.usage,\n                \
+             std::time::SystemTime::now().into(),\n                &commands,\n            )",
         )],
     ),
     rule(

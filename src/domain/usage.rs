@@ -1,0 +1,107 @@
+//! What partners have of an event, as far as it counts against a limit.
+
+use std::collections::HashMap;
+use std::ops::Add;
+
+use super::{Change, ChangeKind, Event, PartnerId, Reserve};
+
+#[cfg(test)]
+mod tests;
+
+/// What one partner has: holds that are past their time count no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Held and booked together; of an event that limits them.
+    pub seats: i64,
+    /// Holds, not their seats.
+    pub holds: i64,
+}
+
+impl Usage {
+    /// What a booking takes.
+    pub fn of(reserve: &Reserve) -> Self {
+        let holds = reserve.items.iter().filter(|item| item.hold.is_some()).count();
+        Self { seats: reserve.seats().into(), holds: holds as i64 }
+    }
+}
+
+impl Add for Usage {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self { seats: self.seats + more.seats, holds: self.holds + more.holds }
+    }
+}
+
+/// Partners of whom it is remembered what they have.
+pub(super) const PARTNERS_MAX: usize = 10_000;
+
+/// What the partners of an event have at one of its versions, as far as it is known.
+///
+/// It may say too much, never too little: what is given back is not subtracted. That is enough to
+/// grant something; to be refused, a partner has to be read.
+#[derive(Debug, Default)]
+pub struct UsageByPartner {
+    partners: HashMap<PartnerId, Usage>,
+    /// Partners that are not among them have nothing. When sales open every partner is new, and each
+    /// commit would need a read before it.
+    complete: bool,
+}
+
+impl UsageByPartner {
+    /// What is known from the event alone: while all of its seats are available, nobody has any.
+    pub fn of_event(event: &Event) -> Self {
+        let complete = event.available_seats == event.total_seats;
+        Self { partners: HashMap::new(), complete }
+    }
+
+    /// `None` if it is not known.
+    pub fn of(&self, partner_id: &PartnerId) -> Option<Usage> {
+        let known = self.partners.get(partner_id).copied();
+        known.or_else(|| self.complete.then(Usage::default))
+    }
+
+    /// What was read of a partner.
+    pub fn insert(&mut self, partner_id: PartnerId, used: Usage) {
+        self.partners.insert(partner_id, used);
+    }
+
+    /// With what was read at the same version.
+    pub fn with(mut self, read: Self) -> Self {
+        if self.partners.len() >= PARTNERS_MAX {
+            return read;
+        }
+        // In place: with many partners, nearly every batch has one who is new.
+        self.partners.extend(read.partners);
+        self
+    }
+
+    /// At the next version of the event, which came by these changes.
+    pub fn after(mut self, event: &Event, changes: &[Change]) -> Self {
+        for Change { kind, seats, reservation, .. } in changes {
+            let granted = |holds| Usage { seats: (*seats).into(), holds };
+            match kind {
+                // Of an event that does not limit them, only holds count.
+                ChangeKind::Reserved if event.seats_per_partner_max.is_none() => {}
+                ChangeKind::Reserved => self.add(&reservation.partner_id, granted(0)),
+                ChangeKind::Held => self.add(&reservation.partner_id, granted(1)),
+                ChangeKind::Confirmed
+                | ChangeKind::Extended
+                | ChangeKind::Shrunk
+                | ChangeKind::Cancelled
+                | ChangeKind::Expired => {}
+            }
+        }
+        self
+    }
+
+    fn add(&mut self, partner_id: &PartnerId, granted: Usage) {
+        if let Some(used) = self.partners.get_mut(partner_id) {
+            *used = *used + granted;
+        } else if self.partners.len() >= PARTNERS_MAX {
+            self.complete = false;
+        } else if self.complete {
+            self.partners.insert(partner_id.clone(), granted);
+        }
+    }
+}

@@ -36,6 +36,9 @@ def filter_body(context, body):
         # It only gets smaller, and how many it has is not known.
         seats = body.get("seats")
         return not isinstance(seats, (int, float)) or (isinstance(seats, int) and seats <= 1)
+    if operation.path.endswith(("/reservations", "/batch")) and "partnerId" not in body:
+        # Only a partner's own key says who books.
+        return False
     items = body.get("items")
     items = [body, *(items if isinstance(items, list) else [])]
     if any(says_what_the_schema_cannot(item) for item in items if isinstance(item, dict)):

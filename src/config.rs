@@ -254,15 +254,18 @@ impl Settings<'_> {
                     byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte)
                 };
                 let is_host = !host.is_empty() && host.bytes().all(legal);
-                is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+                let is_usual = origin.ends_with(":443") && origin.starts_with("https:")
+                    || origin.ends_with(":80") && origin.starts_with("http:");
+                is_host && !is_usual && port.parse::<u16>().is_ok_and(|port| port > 0)
             })
         };
         if origins.iter().all(is_origin) {
             Ok(origins)
         } else {
-            let allowed = "origins such as https://shop.example, without a slash at the end, with \
-                           commas between"
-                .into();
+            let allowed =
+                "origins such as https://shop.example, without a slash at the end, without the \
+                           port where it is the usual one, with commas between"
+                    .into();
             Err(BadSetting { name, value, allowed })
         }
     }
@@ -315,17 +318,7 @@ impl Settings<'_> {
 
     fn database(&self) -> Result<Database, BadSetting> {
         if let Some(url) = self.text("DATABASE_URL") {
-            // sqlx would take any scheme.
-            let postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-            return match url.parse() {
-                Ok(options) if postgres => Ok(Database::Given(Box::new(options))),
-                // The value is not repeated: it has a password in it.
-                Ok(_) | Err(_) => Err(BadSetting {
-                    name: "DATABASE_URL",
-                    value: "(not shown)".into(),
-                    allowed: "postgres://USER:PASSWORD@HOST:PORT/DATABASE".into(),
-                }),
-            };
+            return database_at(&url);
         }
         let data_dir = self.text("DATA_DIR").map(PathBuf::from).or_else(|| self.data_home());
         let Some(data_dir) = data_dir else {
@@ -373,3 +366,35 @@ impl Settings<'_> {
         })
     }
 }
+
+fn database_at(url: &str) -> Result<Database, BadSetting> {
+    // The value is not repeated: it has a password in it.
+    let bad = |allowed: String| {
+        let (name, value) = ("DATABASE_URL", "(not shown)".into());
+        Err(BadSetting { name, value, allowed })
+    };
+    let form = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+    // sqlx would take any scheme.
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return bad(form.into());
+    }
+    // It would also ignore parameters that it does not know: misspelt, one that asks for TLS would leave
+    // the connection without it.
+    let parameters = url.split_once('?').map_or("", |(_, query)| query).split('&');
+    let mut names = parameters.map(|pair| pair.split('=').next().unwrap_or_default());
+    if let Some(name) = names.find(|name| name.starts_with("ssl") && !TLS_PARAMETERS.contains(name))
+    {
+        return bad(format!(
+            "{} of all that begins with ssl, and not {name}",
+            TLS_PARAMETERS.join(", ")
+        ));
+    }
+    match url.parse() {
+        Ok(options) => Ok(Database::Given(Box::new(options))),
+        Err(sqlx::Error::Configuration(failure)) => bad(format!("{form} ({failure})")),
+        Err(_) => bad(form.into()),
+    }
+}
+
+/// The parameters of a `DATABASE_URL` that are about TLS.
+const TLS_PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_cors::CorsError;
 use actix_web::body::MessageBody;
 use actix_web::dev::{ResourceDef, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION, VARY};
@@ -334,7 +335,19 @@ fn request_id(headers: &HeaderMap) -> String {
 
 /// What a library refuses.
 fn of_foreign_error(status: StatusCode, error: Option<&Error>) -> Problem {
-    if status == StatusCode::NOT_FOUND {
+    if let Some(refused) = error.and_then(|error| error.as_error::<CorsError>()) {
+        let field = match refused {
+            CorsError::MissingRequestMethod
+            | CorsError::BadRequestMethod
+            | CorsError::MethodNotAllowed => "Access-Control-Request-Method",
+            CorsError::BadRequestHeaders | CorsError::HeadersNotAllowed => {
+                "Access-Control-Request-Headers"
+            }
+            // The library may have more of them one day.
+            _ => "Origin",
+        };
+        Problem::wrong(field, format!("is refused: {refused} (see CORS_ORIGINS)"))
+    } else if status == StatusCode::NOT_FOUND {
         Problem::new(Code::RouteNotFound, "There is nothing here; see /openapi.json")
     } else if status.is_client_error() {
         Problem::new(Code::ValidationFailed, "The request could not be understood")

@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::Backlog;
 #[cfg(target_os = "linux")]
@@ -143,7 +144,8 @@ pub fn allow_many_connections() {
     }
 }
 
-/// Takes the addresses, those that can be had: a name may stand for more than this machine has.
+/// Takes the addresses. A name may stand for more than this machine has: those are left out. One that
+/// is taken is not, or callers of that address would reach another program.
 pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
     let mut listeners = Vec::new();
     let mut failure = None;
@@ -159,7 +161,13 @@ pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
         match listener {
             Ok(listener) => listeners.push(listener),
             Err(source) => {
-                failure = Some(ServeError::Bind { addresses: addresses.to_vec(), source });
+                let is_absent = source.kind() == io::ErrorKind::AddrNotAvailable
+                    || source.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32);
+                let bind = ServeError::Bind { addresses: addresses.to_vec(), source };
+                if !is_absent {
+                    return Err(bind);
+                }
+                failure = Some(bind);
             }
         }
     }
@@ -261,11 +269,13 @@ impl Server {
             }));
         }
         let address = server.addrs()[0];
+        let addresses = server.addrs().into_iter().map(|address| format!("{scheme}://{address}"));
+        let addresses = addresses.collect::<Vec<_>>().join(" and ");
         let server = server.run();
         let http = server.handle();
         let running = tokio::spawn(server);
         log::info!(
-            "serving {scheme}://{address}; access control: {}; database: {}; default event: {} at \
+            "serving {addresses}; access control: {}; database: {}; default event: {} at \
              /reservations",
             match config.access_control {
                 AccessControl::Keys => "keys",
@@ -386,5 +396,22 @@ impl Signals {
             }
         });
         Ok(signals)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_taken_is_not_left_out() {
+        let free: SocketAddr = ([127, 0, 0, 1], 0).into();
+        // For documentation only (RFC 5737).
+        let absent: SocketAddr = ([192, 0, 2, 1], 0).into();
+        assert_eq!(listen(&[absent, free]).expect("one of them is there").len(), 1);
+        assert!(listen(&[absent]).is_err());
+        let other = TcpListener::bind(free).expect("a free port");
+        let taken = other.local_addr().expect("it is bound");
+        assert!(listen(&[free, taken]).is_err());
     }
 }

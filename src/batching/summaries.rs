@@ -14,12 +14,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::domain::{Event, EventId};
-use crate::store::PostgresStore;
+use crate::store::{PostgresStore, Unavailable};
 
-/// The database could not be asked in time. Logged where it happened.
+/// Why an event could not be read. Logged where it happened.
 #[derive(Clone, Copy, Debug, Error)]
-#[error("the database could not be asked in time")]
-pub struct SummaryUnavailable;
+pub enum SummaryUnavailable {
+    #[error("no connection was free in time")]
+    Busy,
+    #[error("the database could not be asked in time")]
+    Failed,
+}
 
 type Answer = Result<Option<Arc<Event>>, SummaryUnavailable>;
 
@@ -55,7 +59,7 @@ impl Summaries {
         }
         match timeout_at(answer_by, answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(SummaryUnavailable),
+            Ok(Err(_)) | Err(_) => Err(SummaryUnavailable::Failed),
         }
     }
 }
@@ -90,7 +94,8 @@ impl Shared {
         });
         match reading.await {
             Ok(Ok(event)) => Ok(event.map(Arc::new)),
-            Ok(Err(_)) | Err(_) => Err(SummaryUnavailable),
+            Ok(Err(Unavailable::Busy)) => Err(SummaryUnavailable::Busy),
+            Ok(Err(_)) | Err(_) => Err(SummaryUnavailable::Failed),
         }
     }
 

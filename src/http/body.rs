@@ -43,21 +43,32 @@ pub async fn read_list(request: &HttpRequest, payload: Payload) -> Result<BytesM
     read_at_most(LIST_BYTES_MAX, request, payload).await
 }
 
+/// Reads the body of a call that takes none. `null` and an empty object say nothing, either; anything
+/// else means something that would not be done, as when a part of a reservation is to be cancelled.
+pub async fn read_nothing(mut payload: Payload) -> Result<(), Problem> {
+    #[derive(Deserialize, Validate)]
+    struct Nothing {}
+
+    impl Fields for Nothing {
+        const FIELDS: &'static [&'static str] = &[];
+    }
+
+    let body = collect_in_time(&mut payload, BODY_BYTES_MAX).await?;
+    match body.trim_ascii() {
+        b"" | b"null" => Ok(()),
+        _ => parse_known::<Nothing>(&body, &()).map(|Nothing {}| ()),
+    }
+}
+
 async fn read_at_most(
     bytes_max: usize,
     request: &HttpRequest,
     mut payload: Payload,
 ) -> Result<BytesMut, Problem> {
-    let body = match timeout(BODY_TIMEOUT, collect(&mut payload, bytes_max)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(problem)) => return Err(problem),
-        Err(_elapsed) => {
-            let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
-            return Err(Problem::new(Code::RequestTimeout, detail));
-        }
-    };
+    let body = collect_in_time(&mut payload, bytes_max).await?;
     if body.is_empty() {
-        return Err(Problem::new(Code::MalformedJson, "The body is empty; a JSON object belongs"));
+        let detail = "The body is empty; it must be a JSON object";
+        return Err(Problem::new(Code::MalformedJson, detail));
     }
     if !is_json(request) {
         let detail = "The content type must be application/json";
@@ -68,6 +79,13 @@ async fn read_at_most(
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     Ok(body)
+}
+
+async fn collect_in_time(payload: &mut Payload, bytes_max: usize) -> Result<BytesMut, Problem> {
+    timeout(BODY_TIMEOUT, collect(payload, bytes_max)).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
+        Err(Problem::new(Code::RequestTimeout, detail))
+    })
 }
 
 async fn collect(payload: &mut Payload, bytes_max: usize) -> Result<BytesMut, Problem> {

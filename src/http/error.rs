@@ -29,7 +29,11 @@ impl Problem {
             Rejection::Overloaded => Self::overloaded(),
             Rejection::DatabaseUnavailable => Self::database_unavailable(),
             Rejection::OutcomeUnknown { reservation_id, base_version } => {
-                let mut problem = Self::outcome_unknown();
+                let mut problem = Self::outcome_unknown(if reservation_id.is_some() {
+                    "send it again (a booking with the same Idempotency-Key), or read the reservation"
+                } else {
+                    "read the event, or send it again"
+                });
                 problem.more.event_id = Some(event_id.to_string());
                 problem.more.reservation_id = reservation_id.map(|id| id.0.to_string());
                 problem.more.version = base_version;
@@ -84,7 +88,10 @@ impl Problem {
             }
             Refusal::SalesWindowEmpty => Self::sales_window_empty(),
             Refusal::PreconditionFailed { version } => {
-                let detail = format!("It is at version {version} now");
+                let detail = format!(
+                    "It is at version {version} now, which If-Match does not name (a weak tag, as in \
+                     W/\"{version}\", names none)"
+                );
                 let mut problem = Self::new(Code::PreconditionFailed, detail);
                 problem.more.version = Some(version);
                 problem
@@ -128,13 +135,10 @@ impl Problem {
         Self::new(Code::Internal, "A defect of this service; nothing happened")
     }
 
-    fn outcome_unknown() -> Self {
-        Self::new(
-            Code::OutcomeUnknown,
-            "The database did not say whether this was done; \
-             retry with the same Idempotency-Key, or read what it was about",
-        )
-        .retry_after(RETRY_AFTER_OUTAGE)
+    /// With what the caller can do to know.
+    fn outcome_unknown(remedy: &str) -> Self {
+        let detail = format!("The database did not say whether this was done; {remedy}");
+        Self::new(Code::OutcomeUnknown, detail).retry_after(RETRY_AFTER_OUTAGE)
     }
 
     /// An event that may have been made all the same, where a statement was sent and not answered.
@@ -143,22 +147,34 @@ impl Problem {
             Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
             Unavailable::TimedOut | Unavailable::Statement(_) => {
                 log::error!("event {id} may not be made: {}", crate::chain(&failure));
-                let mut problem = Self::outcome_unknown();
-                problem.more.event_id = Some(id.to_string());
-                problem
+                Self::event_unknown(id)
             }
         }
     }
 
+    pub fn event_unknown(id: &EventId) -> Self {
+        let remedy = format!(
+            "GET /events/{id} finds it, if it was; a request with this eventId can be \
+                              sent again"
+        );
+        let mut problem = Self::outcome_unknown(&remedy);
+        problem.more.event_id = Some(id.to_string());
+        problem
+    }
+
     /// A key that may have been made or revoked all the same.
-    pub fn key_not_written(failure: Unavailable) -> Self {
+    pub fn key_not_written(failure: Unavailable, remedy: &str) -> Self {
         match failure {
             Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
             Unavailable::TimedOut | Unavailable::Statement(_) => {
                 log::error!("a key may not be written: {}", crate::chain(&failure));
-                Self::outcome_unknown()
+                Self::key_unknown(remedy)
             }
         }
+    }
+
+    pub fn key_unknown(remedy: &str) -> Self {
+        Self::outcome_unknown(remedy)
     }
 
     /// The same for all that is wrong with a key: who guesses learns nothing.
@@ -216,8 +232,11 @@ fn sales(status: EventStatus, sales_open_at: Option<Timestamp>) -> Cow<'static, 
 }
 
 impl From<SummaryUnavailable> for Problem {
-    fn from(_: SummaryUnavailable) -> Self {
-        Self::database_unavailable()
+    fn from(failure: SummaryUnavailable) -> Self {
+        match failure {
+            SummaryUnavailable::Busy => Self::overloaded(),
+            SummaryUnavailable::Failed => Self::database_unavailable(),
+        }
     }
 }
 

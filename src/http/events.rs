@@ -7,6 +7,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, patch, post, rt};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use super::body::{self, Field, Fields};
 use super::headers::{IDEMPOTENCY_KEY, RequiredIfMatchHeader, etag, if_match, shown};
 use super::openapi::problems;
 use super::problem::{Code, Problem};
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::{App, event_id, rfc3339};
 use crate::domain::{
     Acceptance, ChangeEvent, Command, Event, EventId, EventName, EventStatus, KeyId, NewEvent,
@@ -232,7 +233,7 @@ impl<'a> From<&'a Event> for EventBody<'a> {
     responses(
         (status = 200, description = "The event as it is now", body = EventSummary,
             headers(("ETag" = String, description = "The event's version, in quotes"))),
-        EventProblems,
+        SummaryProblems,
     ),
 )]
 #[get("/reservations")]
@@ -255,6 +256,7 @@ pub async fn read_default_event(_viewer: Viewer, app: Data<App>) -> Result<HttpR
 #[get("/events/{eventId}")]
 pub async fn read_event(
     _viewer: Viewer,
+    _: NoQuery,
     app: Data<App>,
     path: Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -318,6 +320,7 @@ pub async fn list_events(
 #[post("/events")]
 pub async fn make_event(
     operator: Operator,
+    _: NoQuery,
     app: Data<App>,
     request: HttpRequest,
     payload: Payload,
@@ -374,6 +377,7 @@ pub async fn make_event(
 #[patch("/events/{eventId}")]
 pub async fn change_event(
     operator: Operator,
+    _: NoQuery,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -416,7 +420,12 @@ pub async fn change_event(
 impl App {
     /// The event as it is now.
     pub async fn find_event(&self, id: &EventId) -> Result<Arc<Event>, Problem> {
-        let event = self.summaries.event(id, self.answer_by()).await?;
+        self.find_event_by(id, self.answer_by()).await
+    }
+
+    /// The same, for a request of which time has gone by.
+    pub async fn find_event_by(&self, id: &EventId, until: Instant) -> Result<Arc<Event>, Problem> {
+        let event = self.summaries.event(id, until).await?;
         event.ok_or_else(Problem::event_not_found)
     }
 
@@ -426,10 +435,13 @@ impl App {
         let id = new.id.clone();
         let making =
             async move { store.make_event(&new, Uuid::new_v4(), by.as_ref(), until).await };
-        match rt::spawn(making).await.map_err(|_panic| Problem::internal())? {
-            Ok(Some(event)) => Ok(event),
-            Ok(None) => Err(Problem::new(Code::EventExists, format!("Event {id} exists already"))),
-            Err(failure) => Err(Problem::event_not_made(failure, &id)),
+        match rt::spawn(making).await {
+            Ok(Ok(Some(event))) => Ok(event),
+            Ok(Ok(None)) => {
+                Err(Problem::new(Code::EventExists, format!("Event {id} exists already")))
+            }
+            Ok(Err(failure)) => Err(Problem::event_not_made(failure, &id)),
+            Err(_panic) => Err(Problem::event_unknown(&id)),
         }
     }
 }
@@ -448,7 +460,8 @@ struct PageQuery {
 }
 
 problems! {
-    EventProblems: EventNotFound, DatabaseUnavailable;
+    SummaryProblems: EventNotFound, Overloaded, DatabaseUnavailable;
+    EventProblems: ValidationFailed, EventNotFound, Overloaded, DatabaseUnavailable;
     ListProblems: ValidationFailed, Internal, Overloaded, DatabaseUnavailable;
     MakeProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
         UnsupportedMediaType, EventExists, Internal, Overloaded, DatabaseUnavailable,

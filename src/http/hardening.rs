@@ -60,6 +60,7 @@ pub fn cors(origins: &[String]) -> Condition<Cors> {
         .allowed_headers([AUTHORIZATION, ACCEPT, CONTENT_TYPE, IF_MATCH])
         .allowed_headers(["idempotency-key", "last-event-id", "x-request-id"])
         .expose_headers([
+            "content-disposition",
             "etag",
             "idempotency-replayed",
             "location",

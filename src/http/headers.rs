@@ -33,11 +33,12 @@ pub fn if_match(request: &HttpRequest) -> Result<Option<Precondition>, Problem> 
     }
     let tags = match IfMatch::parse(request) {
         Ok(IfMatch::Any) => return Ok(Some(Precondition::Any)),
-        Ok(IfMatch::Items(tags)) if !tags.is_empty() => tags,
+        // The parser passes over what it cannot read.
+        Ok(IfMatch::Items(tags)) if tags.len() == members(request) => tags,
         Ok(IfMatch::Items(_)) | Err(_) => {
             return Err(Problem::wrong(
                 "If-Match",
-                "must be * or a version in quotes, as in \"7\"",
+                "must be * or versions in quotes, as in \"7\" or \"7\", \"8\"",
             ));
         }
     };
@@ -47,6 +48,13 @@ pub fn if_match(request: &HttpRequest) -> Result<Option<Precondition>, Problem> 
         (version.to_string() == tag.tag()).then_some(version)
     });
     Ok(Some(Precondition::Versions(versions.collect())))
+}
+
+/// How many tags the header has; at least one.
+fn members(request: &HttpRequest) -> usize {
+    let lines = request.headers().get_all(IF_MATCH).filter_map(|line| line.to_str().ok());
+    let members = lines.flat_map(|line| line.split(',')).filter(|member| !member.trim().is_empty());
+    members.count().max(1)
 }
 
 /// A 200 that shows something at a version.
@@ -74,10 +82,21 @@ pub struct IdempotencyKeyHeader {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "describes a header")]
 pub struct IfMatchHeader {
-    /// Do it only at this version, as the `ETag` of an answer has it, in quotes; `*` for whatever
-    /// version it is at. Without it, the service retries until it fits.
-    #[param(rename = "If-Match", value_type = String, required = false, example = "\"7\"",
-        pattern = r#"^(\*|"[0-9]{1,19}")$"#)]
+    /// Only if the reservation is at this version, as its `ETag` has it, in quotes; `*` for whatever
+    /// version it is at. Without it, the service retries until the change fits.
+    #[param(rename = "If-Match", value_type = String, required = false,
+        pattern = r#"^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$"#)]
+    if_match: Option<String>,
+}
+
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "describes a header")]
+pub struct EventIfMatchHeader {
+    /// Only if the event (not a reservation) is at this version, as its `ETag` has it, in quotes; `*`
+    /// for whatever version it is at. Without it, the service retries until the booking fits.
+    #[param(rename = "If-Match", value_type = String, required = false,
+        pattern = r#"^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$"#)]
     if_match: Option<String>,
 }
 
@@ -85,9 +104,9 @@ pub struct IfMatchHeader {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "describes a header")]
 pub struct RequiredIfMatchHeader {
-    /// Do it only at this version, as the `ETag` of an answer has it, in quotes; `*` for whatever
-    /// version it is at.
+    /// Only if the event is at this version, as its `ETag` has it, in quotes; `*` for whatever version
+    /// it is at.
     #[param(rename = "If-Match", value_type = String, required = true, example = "*",
-        pattern = r#"^(\*|"[0-9]{1,19}")$"#)]
+        pattern = r#"^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$"#)]
     if_match: String,
 }

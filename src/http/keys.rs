@@ -12,9 +12,10 @@ use utoipa::ToSchema;
 
 use super::access::{Access, Operator};
 use super::body::{self, Field, Fields};
+use super::headers::IDEMPOTENCY_KEY;
 use super::openapi::problems;
 use super::problem::{Code, Problem};
-use super::query::Query;
+use super::query::{NoQuery, Query};
 use super::{App, rfc3339};
 use crate::access::{KeyRing, new_key};
 use crate::domain::{Key, KeyId, KeyName, PartnerId, Scope, Timestamp};
@@ -186,6 +187,7 @@ impl<'a> From<&'a Key> for KeyBody<'a> {
 #[post("/keys")]
 pub async fn make_key(
     operator: Operator,
+    _: NoQuery,
     app: Data<App>,
     request: HttpRequest,
     payload: Payload,
@@ -193,6 +195,11 @@ pub async fn make_key(
     let ring = app.keys()?;
     let body = body::read(&request, payload).await?;
     let wanted: KeyRequest = body::parse_known(&body, &())?;
+    if request.headers().contains_key(IDEMPOTENCY_KEY) {
+        let detail = "is for reservations: a request that is sent again makes another key. GET /keys \
+                      shows what there is";
+        return Err(Problem::wrong(IDEMPOTENCY_KEY, detail));
+    }
     let scope = Scope::of(wanted.scope.must().0, wanted.partner_id.given());
     let scope = scope.ok_or_else(|| {
         Problem::wrong("partnerId", "must be there with the scope partner, and only with it")
@@ -209,8 +216,8 @@ pub async fn make_key(
     // In a task of its own: it may be half way when the client hangs up.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
     let made = rt::spawn(async move { store.make_key(&new, until).await });
-    let made = made.await.map_err(|_panic| Problem::internal())?;
-    let made = made.map_err(Problem::key_not_written)?;
+    let made = made.await.map_err(|_panic| Problem::key_unknown(NOT_MADE))?;
+    let made = made.map_err(|failure| Problem::key_not_written(failure, NOT_MADE))?;
     log::info!("key {} ({}) was made", made.id, made.scope.as_str());
     // It is there, whether or not this server knows it already.
     let _ = ring.look_again().await;
@@ -265,6 +272,7 @@ pub async fn list_keys(
 #[delete("/keys/{keyId}")]
 pub async fn revoke_key(
     operator: Operator,
+    _: NoQuery,
     app: Data<App>,
     path: Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -273,8 +281,8 @@ pub async fn revoke_key(
     let (store, until, by) = (Arc::clone(&app.store), app.answer_by(), operator.key_id().cloned());
     let revoked = id.clone();
     let revoking = async move { store.revoke_key(&revoked, by.as_ref(), until).await };
-    let found = rt::spawn(revoking).await.map_err(|_panic| Problem::internal())?;
-    if !found.map_err(Problem::key_not_written)? {
+    let found = rt::spawn(revoking).await.map_err(|_panic| Problem::key_unknown(NOT_REVOKED))?;
+    if !found.map_err(|failure| Problem::key_not_written(failure, NOT_REVOKED))? {
         return Err(Problem::key_not_found());
     }
     log::info!("key {id} was revoked");
@@ -282,6 +290,10 @@ pub async fn revoke_key(
     let _ = ring.look_again().await;
     Ok(HttpResponse::NoContent().finish())
 }
+
+/// What to do where it is not known whether it was done.
+const NOT_MADE: &str = "look for it in GET /keys: if it is there, revoke it, since nobody has its text; then make another";
+const NOT_REVOKED: &str = "revoke it again";
 
 impl App {
     /// Without access control, anyone could make himself a key for later.
@@ -312,5 +324,5 @@ problems! {
     MakeProblems: ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
         UnsupportedMediaType, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
     ListProblems: ValidationFailed, Internal, Overloaded, DatabaseUnavailable;
-    RevokeProblems: KeyNotFound, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
+    RevokeProblems: ValidationFailed, KeyNotFound, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
 }

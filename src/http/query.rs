@@ -1,7 +1,10 @@
 //! The parameters of a query: each known, given once, and as it must be.
 
-use actix_web::HttpRequest;
-use actix_web::web;
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
+use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 
@@ -10,9 +13,14 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        let given = web::Query::<Vec<_>>::from_query(request.query_string());
-        let given = given.map_err(|_| Problem::wrong("query", "must be name=value pairs"))?;
-        Ok(Self(given.into_inner()))
+        let pairs = request.query_string().split('&').filter(|pair| !pair.is_empty());
+        let given = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decoded(name).ok_or_else(|| Problem::wrong("query", MUST_BE_ENCODED))?;
+            let value = decoded(value).ok_or_else(|| Problem::wrong(&name, MUST_BE_ENCODED))?;
+            Ok((name, value))
+        });
+        given.collect::<Result<_, Problem>>().map(Self)
     }
 
     /// Takes a parameter; `None` if it was not given.
@@ -45,6 +53,52 @@ impl Query {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(Problem::wrong(name, "is no parameter of this call")),
+        }
+    }
+}
+
+/// A call without parameters. One that is given all the same was meant to do something: booked seats
+/// that were to be held are sold.
+pub struct NoQuery;
+
+impl FromRequest for NoQuery {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Query::of(request).and_then(Query::end).map(|()| Self))
+    }
+}
+
+const MUST_BE_ENCODED: &str = "must be UTF-8 with percent-encoding (as in caf%C3%A9)";
+
+/// Fails where browsers put a replacement character: what is looked for would not be found.
+fn decoded(text: &str) -> Option<String> {
+    let text = text.replace('+', " ");
+    let mut escapes = text.split('%').skip(1);
+    let is_hexadecimal = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
+    let encoded = escapes.all(|escape| escape.as_bytes().get(..2).is_some_and(is_hexadecimal));
+    encoded.then(|| percent_decode_str(&text).decode_utf8().ok().map(Into::into))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decoded;
+
+    #[test]
+    fn what_is_not_encoded_as_it_must_be_is_not_guessed() {
+        for (text, is) in [
+            ("caf%C3%A9", Some("café")),
+            ("caf%c3%a9+no.+1", Some("café no. 1")),
+            ("100%25", Some("100%")),
+            ("", Some("")),
+            ("caf%E9", None),
+            ("%C3", None),
+            ("100%", None),
+            ("%ZZ", None),
+            ("%é1", None),
+        ] {
+            assert_eq!(decoded(text).as_deref(), is, "{text}");
         }
     }
 }

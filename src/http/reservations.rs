@@ -11,10 +11,11 @@ use uuid::Uuid;
 use super::access::{Access, Booker, Identity};
 use super::body::{self, Field, Fields, ITEMS_MAX, List};
 use super::headers::{
-    IDEMPOTENCY_REPLAYED, IdempotencyKeyHeader, IfMatchHeader, etag, idempotency_key, if_match,
+    EventIfMatchHeader, IDEMPOTENCY_REPLAYED, IdempotencyKeyHeader, etag, idempotency_key, if_match,
 };
 use super::openapi::problems;
 use super::problem::Problem;
+use super::query::NoQuery;
 use super::{App, event_id, rfc3339};
 use crate::domain::{
     Acceptance, Command, EventId, HoldTime, Item, PartnerId, PartnerLimits, Reference, Reservation,
@@ -30,11 +31,11 @@ pub mod one;
 #[garde(context(Identity))]
 #[schema(as = ReservationRequest)]
 pub struct ReservationRequest {
-    /// Who books. Not blank, without control characters. May be left out with a partner's own key,
-    /// and may be nobody else then.
+    /// Who books. Not blank, without control characters. Required, but for callers with a partner's own
+    /// key: those may leave it out, and may not name anybody else.
     #[serde(default)]
     #[garde(custom(partner))]
-    #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
+    #[schema(required = false, value_type = String, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
         example = "abc-corp")]
     partner_id: Field<PartnerId>,
@@ -63,11 +64,11 @@ pub struct ReservationRequest {
 #[garde(context(Identity))]
 #[schema(as = ReservationListRequest)]
 pub struct ListRequest {
-    /// Who books. Not blank, without control characters. May be left out with a partner's own key,
-    /// and may be nobody else then.
+    /// Who books. Not blank, without control characters. Required, but for callers with a partner's own
+    /// key: those may leave it out, and may not name anybody else.
     #[serde(default)]
     #[garde(custom(partner))]
-    #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
+    #[schema(required = false, value_type = String, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
         example = "abc-corp")]
     partner_id: Field<PartnerId>,
@@ -196,7 +197,7 @@ impl<'a> From<&'a Reservation> for ReservationBody<'a> {
 #[utoipa::path(
     tag = "reservations",
     request_body = ReservationRequest,
-    params(IdempotencyKeyHeader, IfMatchHeader),
+    params(IdempotencyKeyHeader, EventIfMatchHeader),
     security(("key" = ["partner", "operator"])),
     responses(Reserved, ReserveProblems),
 )]
@@ -221,13 +222,14 @@ pub async fn make_reservation(
     tag = "reservations",
     request_body = ReservationRequest,
     params(("eventId" = String, Path, example = "node-meetup-2025"), IdempotencyKeyHeader,
-        IfMatchHeader),
+        EventIfMatchHeader),
     security(("key" = ["partner", "operator"])),
     responses(Reserved, ReserveProblems),
 )]
 #[post("/events/{eventId}/reservations")]
 pub async fn make_reservation_of_event(
     booker: Booker,
+    _: NoQuery,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -247,13 +249,14 @@ pub async fn make_reservation_of_event(
     tag = "reservations",
     request_body = ListRequest,
     params(("eventId" = String, Path, example = "node-meetup-2025"), IdempotencyKeyHeader,
-        IfMatchHeader),
+        EventIfMatchHeader),
     security(("key" = ["partner", "operator"])),
     responses(ReservedList, ReserveProblems),
 )]
 #[post("/events/{eventId}/reservations/batch")]
 pub async fn make_reservations(
     booker: Booker,
+    _: NoQuery,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,

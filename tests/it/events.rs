@@ -146,12 +146,14 @@ async fn a_change_names_the_version_it_is_meant_for() {
         without.problem(428, "precondition_required");
         let stale = app.patch("/events/e", "\"7\"", rename()).await;
         assert_eq!(stale.problem(412, "precondition_failed")["version"], 0);
-        for bad in ["7", "\"", "x"] {
+        for bad in ["7", "\"", "x", "\"0\", 8", "\"0\" \"1\""] {
             app.patch("/events/e", bad, rename()).await.problem(400, "validation_failed");
         }
         // A weak tag, or one that is no version, is one that does not match.
         for other in ["W/\"0\"", "\"00\"", "\"zero\""] {
-            app.patch("/events/e", other, rename()).await.problem(412, "precondition_failed");
+            let problem = app.patch("/events/e", other, rename()).await;
+            let problem = problem.problem(412, "precondition_failed");
+            assert!(problem["detail"].as_str().is_some_and(|it| it.contains("weak")), "{problem}");
         }
         let changed = app.patch("/events/e", "\"5\", \"0\"", rename()).await;
         assert_eq!((changed.status.as_u16(), changed.header("etag")), (200, Some("\"1\"")));

@@ -86,7 +86,8 @@ async fn pages_of_others_may_call_if_they_are_named() {
         for origin in ["https://evil.example", "https://shop.example.evil.example", "null"] {
             let refused = ask(origin).await;
             assert_eq!(refused.header("access-control-allow-origin"), None, "{refused:?}");
-            refused.problem(400, "validation_failed");
+            let problem = refused.problem(400, "validation_failed");
+            assert_eq!(problem["errors"][0]["field"], "Origin", "{problem}");
         }
         // A refusal can be read, too.
         let sold_out = json!({"partnerId": "abc-corp", "seats": 99}).to_string();

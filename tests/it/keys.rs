@@ -83,6 +83,23 @@ async fn keys_are_made_listed_and_revoked() {
 }
 
 /// Nobody makes himself a key for later.
+/// Sent again it would make another, whatever the sender hopes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_not_made_under_an_idempotency_key() {
+    with_settings(&KEYS, async |app| {
+        let (_, operator) = app.key(Scope::Operator).await;
+        let authorization = format!("Bearer {operator}");
+        let headers = [("authorization", authorization.as_str()), ("idempotency-key", "k")];
+        let body = json!({"name": "shop", "scope": "read"}).to_string();
+        let answer = app.send(Method::POST, "/keys", &headers, Some(body)).await;
+        let problem = answer.problem(400, "validation_failed");
+        assert_eq!(problem["errors"][0]["field"], "Idempotency-Key");
+        let list = app.send_as(&operator, Method::GET, "/keys", Value::Null).await.json();
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_access_control_there_are_no_keys_over_the_api() {
     with_app(async |app| {

@@ -100,6 +100,79 @@ async fn a_retry_has_a_changed_body() {
     .await;
 }
 
+/// A client that asks for something in a place where nobody looks is told so, and nothing is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_says_it_in_the_wrong_place() {
+    with_app(async |app| {
+        app.make_event("e", 100).await;
+        let bookings = "/events/e/reservations";
+        let misplaced = app.post("/events/e/reservations?holdSeconds=60", hold(1)).await;
+        let problem = misplaced.problem(400, "validation_failed");
+        let expected = json!([{"field": "holdSeconds", "detail": "is no parameter of this call"}]);
+        assert_eq!(problem["errors"], expected);
+        let held = app.made_in("e", hold(3)).await;
+        let short = held.strip_prefix("/events/e").expect("it is below its event");
+        for path in [&*held, short] {
+            for (method, path, body) in [
+                (Method::DELETE, format!("{path}?seats=1"), None),
+                (Method::DELETE, path.into(), Some(r#"{"seats": 1}"#)),
+                (Method::DELETE, path.into(), Some("1")),
+                (Method::POST, format!("{path}/confirm"), Some(r#"{"seats": 2}"#)),
+                (Method::POST, format!("{path}/confirm?seats=2"), None),
+                (Method::GET, format!("{path}?fields=seats"), None),
+                (Method::PATCH, format!("{path}?seats=2"), Some(r#"{"seats": 2}"#)),
+                (Method::POST, format!("{path}/extend?x"), Some(r#"{"holdSeconds": 60}"#)),
+            ] {
+                let answer = app.send(method, &path, &[], body.map(Into::into)).await;
+                answer.problem(400, "validation_failed");
+            }
+            let cut = app.send(Method::DELETE, path, &[], Some("{".into())).await;
+            cut.problem(400, "malformed_json");
+        }
+        for path in ["/events/e?x=1", "/events/e/reservations?status=held&limit=10&x=1"] {
+            app.get(path).await.problem(400, "validation_failed");
+        }
+        app.patch("/events/e?status=paused", "*", json!({"status": "paused"}))
+            .await
+            .problem(400, "validation_failed");
+        let key = [("idempotency-key", "k"), ("accept", "text/csv")];
+        let csv = app.send(Method::GET, &format!("{bookings}?limit=10"), &key[1..], None).await;
+        assert_eq!(csv.problem(400, "validation_failed")["errors"][0]["field"], "limit");
+        let event = app.get("/events/e").await.json();
+        assert_eq!((&event["version"], &event["heldSeats"]), (&json!(1), &json!(3)));
+        // What says nothing is taken for nothing, and the original contract for what it was.
+        let confirm = format!("{held}/confirm");
+        assert_eq!(app.send(Method::POST, &confirm, &[], Some(" {} ".into())).await.status, 200);
+        assert_eq!(app.get("/reservations?x=1").await.status, 200);
+        app.post("/reservations?x=1", json!({"partnerId": "abc-corp", "seats": 1})).await.made();
+    })
+    .await;
+}
+
+/// Another encoding than UTF-8 finds nothing, and nothing is what a client would take for an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_encodes_its_query_in_another_way() {
+    with_app(async |app| {
+        app.make_event("e", 100).await;
+        let mut body = hold(1);
+        body["reference"] = json!("café");
+        app.made_in("e", body).await;
+        let list = async |query: &str| app.get(&format!("/events/e/reservations?{query}")).await;
+        let found = list("reference=caf%C3%A9").await.json();
+        assert_eq!(found["items"].as_array().map(Vec::len), Some(1));
+        for (query, field) in [
+            ("reference=caf%E9", "reference"),
+            ("reference=100%", "reference"),
+            ("partnerId=%ff", "partnerId"),
+            ("%ff=1", "query"),
+        ] {
+            let problem = list(query).await.problem(400, "validation_failed");
+            assert_eq!(problem["errors"][0]["field"], field, "{query}");
+        }
+    })
+    .await;
+}
+
 /// And an exact replay shows it as it is, whatever became of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_confirmed_twice() {

@@ -177,6 +177,9 @@ async fn bad_settings_stop_the_start_with_one_line() {
         ("DEFAULT_EVENT_ID", "Node Meetup", "1 to 64 lower-case letters, digits"),
         ("DEFAULT_EVENT_SEATS", "10000001", "a whole number from 1 to 10000000"),
         ("DATABASE_URL", "mysql://root:secret@localhost", "postgres://"),
+        ("DATABASE_URL", "postgres://root:secret@localhost/x?sslmod=verify-full", "not sslmod"),
+        ("DATABASE_URL", "postgres://root:secret@localhost/x?sslmode=verify_full", "verify_full"),
+        ("CORS_ORIGINS", "https://shop.example:443", "without the port where it is the usual one"),
     ];
     for (name, value, allowed) in cases {
         // Were it taken, nothing of this machine's own would be touched.

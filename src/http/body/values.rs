@@ -22,7 +22,7 @@ impl FromJson for PartnerId {
 
 impl FromJson for SeatCount {
     const MUST_BE: &'static str =
-        "must be a whole number from 1 to what the event allows (maxSeatsPerReservation)";
+        "must be a whole number from 1 to the event's maxSeatsPerReservation, as in 3";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::new(whole_number(json)?)

@@ -76,15 +76,17 @@ pub async fn list_reservations(
         status: query.take("status", STATUS_MUST_BE, Status::parse)?,
         reference: query.take("reference", Reference::MUST_BE, Reference::parse)?,
     };
-    let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
-    let from = query.take("cursor", CURSOR_MUST_BE, position)?.unwrap_or(Position::NEWEST);
-    query.end()?;
     if wants_csv(&request) {
+        // All of it at once: there are no pages to limit, or to go on from.
+        query.end()?;
         app.find_event(&event_id).await?;
         let is_head = request.extensions().contains::<WasHead>();
         let key = viewer.held(&app.access);
         return Ok(csv(app, event_id, filter, key, is_head));
     }
+    let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
+    let from = query.take("cursor", CURSOR_MUST_BE, position)?.unwrap_or(Position::NEWEST);
+    query.end()?;
     let page = fill(&app, &event_id, &filter, from, limit).await?;
     if page.reservations.is_empty() && page.next.is_none() {
         app.find_event(&event_id).await?;

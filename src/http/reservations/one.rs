@@ -20,6 +20,7 @@ use crate::http::body::{self, Field, Fields};
 use crate::http::headers::{IfMatchHeader, if_match, shown};
 use crate::http::openapi::problems;
 use crate::http::problem::Problem;
+use crate::http::query::NoQuery;
 use crate::http::{App, event_id};
 
 /// For how long to go on holding.
@@ -93,7 +94,7 @@ impl Target {
         let read = async move { store.reservation(id, event_id.as_ref(), until).await };
         let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
         if let (None, Some(event)) = (&found, event) {
-            app.find_event(&event).await?;
+            app.find_event_by(&event, until).await?;
         }
         // Another partner's is not there.
         let found = found.filter(|found| identity.caller().may_touch(&found.partner_id));
@@ -159,6 +160,7 @@ async fn alter(
 #[get("/reservations/{reservationId}")]
 pub async fn read_reservation(
     viewer: Viewer,
+    _: NoQuery,
     app: Data<App>,
     ids: Path<Ids>,
 ) -> Result<HttpResponse, Problem> {
@@ -186,10 +188,13 @@ pub async fn read_reservation(
 #[delete("/reservations/{reservationId}")]
 pub async fn cancel_reservation(
     booker: Booker,
+    _: NoQuery,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
+    payload: Payload,
 ) -> Result<HttpResponse, Problem> {
+    body::read_nothing(payload).await?;
     alter(&app, &ids, Action::Cancel, &booker, &request).await
 }
 
@@ -212,10 +217,13 @@ pub async fn cancel_reservation(
 #[post("/reservations/{reservationId}/confirm")]
 pub async fn confirm_reservation(
     booker: Booker,
+    _: NoQuery,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
+    payload: Payload,
 ) -> Result<HttpResponse, Problem> {
+    body::read_nothing(payload).await?;
     alter(&app, &ids, Action::Confirm, &booker, &request).await
 }
 
@@ -239,6 +247,7 @@ pub async fn confirm_reservation(
 #[post("/reservations/{reservationId}/extend")]
 pub async fn extend_reservation(
     booker: Booker,
+    _: NoQuery,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
@@ -270,6 +279,7 @@ pub async fn extend_reservation(
 #[patch("/reservations/{reservationId}")]
 pub async fn shrink_reservation(
     booker: Booker,
+    _: NoQuery,
     app: Data<App>,
     ids: Path<Ids>,
     request: HttpRequest,
@@ -292,11 +302,13 @@ enum Shown {
 }
 
 problems! {
-    ReadProblems: EventNotFound, ReservationNotFound, Internal, Overloaded,
+    ReadProblems: ValidationFailed, EventNotFound, ReservationNotFound, Internal, Overloaded,
         DatabaseUnavailable;
-    CancelProblems: EventNotFound, ValidationFailed, ReservationNotFound, VersionConflict,
+    CancelProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
+        ReservationNotFound, VersionConflict,
         PreconditionFailed, Internal, Overloaded, DatabaseUnavailable, OutcomeUnknown;
-    ConfirmProblems: EventNotFound, ValidationFailed, ReservationNotFound, HoldExpired,
+    ConfirmProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout, BodyTooLarge,
+        ReservationNotFound, HoldExpired,
         ReservationNotActive, VersionConflict, PreconditionFailed, Internal, Overloaded,
         DatabaseUnavailable, OutcomeUnknown;
     ExtendProblems: EventNotFound, ValidationFailed, MalformedJson, RequestTimeout,

@@ -1,13 +1,13 @@
 //! Mailboxes and batchers: every change of an event waits in the event's mailbox, and the event's
-//! batcher takes all that waits into one commit.
+//! batcher takes all waiting commands into one commit.
 //!
-//! Those who wait take turns, where it is known who they are: nobody's flood keeps the others out.
+//! Callers take turns, if they are known, so that a flood from one does not keep the others out.
 //!
 //! While a commit is in flight the next batch gathers; nothing ever waits for a timer. Requests of
-//! one process therefore never conflict with each other, only with another replica.
+//! one process therefore never conflict with each other, only with those of another replica.
 //!
 //! Invariant: this module decides nothing about seats (that is [`crate::domain::decide`]) and
-//! writes nothing but through [`Store::commit`].
+//! writes only through [`Store::commit`].
 
 use std::collections::HashMap;
 use std::mem;
@@ -43,8 +43,8 @@ pub use summaries::{Summaries, SummaryUnavailable};
 pub use sweeper::sweep;
 pub use versions::{LatestVersions, look_for_versions};
 
-/// Events with a batcher at the same time. Far above what is hot at once; it bounds what requests
-/// for made-up events can occupy.
+/// How many events may have a batcher at the same time. Far more than are ever busy at once; it
+/// limits what requests for made-up events can occupy.
 const MAILBOXES_MAX: usize = 10_000;
 
 /// What became of a command. An `Err` says whether anything happened: only
@@ -53,40 +53,40 @@ pub type Outcome = Result<Acceptance, Rejection>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// The decision went against it.
+    /// The decision was to refuse it.
     Refused(Refusal),
-    /// Other replicas won too often. Nothing happened.
+    /// Other replicas committed first too often. Nothing happened.
     VersionConflict,
     /// Too much was waiting. Nothing happened.
     Overloaded,
-    /// The database could not be asked. Nothing happened.
+    /// The database could not be queried. Nothing happened.
     DatabaseUnavailable,
-    /// It was sent, and whether it was committed could not be found out in time.
+    /// It was sent, but whether it was committed could not be determined in time.
     OutcomeUnknown {
-        /// The reservation that was to be made or altered, the first of them; `None` for a change of
-        /// the event.
+        /// The reservation (the first of several) that was to be made or altered; `None` for a
+        /// change of the event.
         reservation_id: Option<ReservationId>,
-        /// The version it was based on, if that is known: once the event's version is higher, the
+        /// The version it was based on, if known: once the event's version is higher, the
         /// reservation either exists or never will.
         base_version: Option<i64>,
     },
-    /// A defect of ours. Nothing happened.
+    /// A bug in the service. Nothing happened.
     Internal,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// What a request is given from its arrival to its answer. The second half is for the database,
-    /// so that what is not sent in the first half is not sent at all.
+    /// The time from a request's arrival to its answer. The second half is for the database, so a
+    /// command that is not sent in the first half is not sent at all.
     pub request_timeout: Duration,
-    /// Commands that may wait for one event.
+    /// How many commands may wait for one event.
     pub mailbox_commands_max: usize,
 }
 
-/// Makes ids: of reservations, and of batches. UUIDv7 in the service; seeded in simulations.
+/// Makes the ids of reservations and batches. UUIDv7 in the service; seeded in simulations.
 pub type NewId = fn() -> Uuid;
 
-/// The engine's front door. Cheap to clone.
+/// The entry point of the engine. Cheap to clone.
 pub struct Batching<S>(Arc<Shared<S>>);
 
 impl<S> Clone for Batching<S> {
@@ -100,7 +100,7 @@ struct Shared<S> {
     store: Arc<S>,
     settings: Settings,
     new_id: NewId,
-    /// Batchers run here, not on the worker that got the request: they outlive both.
+    /// Batchers run here, not on the worker that received the request: they outlive both.
     runtime: Handle,
     batchers: TaskTracker,
     mailboxes: RwLock<Mailboxes>,
@@ -111,14 +111,14 @@ struct Shared<S> {
 #[derive(Default)]
 struct Mailboxes {
     by_event: HashMap<EventId, Arc<Mailbox>>,
-    /// Set when the service stops: nothing new is taken in.
+    /// Set when the service stops: no more commands are accepted.
     closed: bool,
 }
 
-/// What waits for the batcher of one event.
+/// The commands that wait for the batcher of one event.
 struct Mailbox {
     waiting: Mutex<Turns<Queued>>,
-    /// There is something in it, or nothing more will come.
+    /// Notified when a command arrives, and when no more will.
     changed: Notify,
     closed: AtomicBool,
 }
@@ -129,17 +129,17 @@ impl Mailbox {
         Self { waiting, changed: Notify::new(), closed }
     }
 
-    /// Gives back what there is no room for: the command, or another that has to go for it.
+    /// Returns a command if there is no room for it: this one, or another that is evicted for it.
     fn push(&self, queued: Queued, commands_max: usize) -> Option<Queued> {
         let refused = self.waiting().push_back(queued, commands_max);
         self.changed.notify_one();
         refused
     }
 
-    /// Returns once there is something in it; `false` if nothing will ever be.
+    /// Waits until there is a command; `false` if there will never be one.
     async fn filled(&self) -> bool {
         loop {
-            // First, so that what came before it is seen.
+            // Read before the queue, so that everything pushed before the close is seen.
             let closed = self.closed.load(Ordering::Acquire);
             if !self.waiting().is_empty() {
                 return true;
@@ -151,8 +151,8 @@ impl Mailbox {
         }
     }
 
-    /// Takes all that waits, if it is no more than so much: those who put more into it wait no longer
-    /// than that takes.
+    /// Takes all waiting commands, if there are at most `commands_max`, by a swap: callers who add
+    /// more meanwhile wait no longer than that takes.
     fn swap(&self, empty: &mut Turns<Queued>, commands_max: usize) -> bool {
         let mut waiting = self.waiting();
         let fits = waiting.len() <= commands_max;
@@ -162,7 +162,7 @@ impl Mailbox {
         fits
     }
 
-    /// Puts back what was taken too much, before all else.
+    /// Puts back commands that did not fit, in front of all others.
     fn put_back(&self, rest: &mut Turns<Queued>) {
         if rest.is_empty() {
             return;
@@ -181,7 +181,7 @@ impl Mailbox {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Turns<Queued>> {
-        // Nothing that can panic happens half way through a change of it.
+        // No change of it can panic halfway through.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -190,10 +190,10 @@ impl Mailbox {
 #[derive(Debug)]
 struct Queued {
     command: Command,
-    /// Not sent by then, it is answered "overloaded" and dropped.
+    /// If not sent by then, it is answered "overloaded" and dropped.
     send_by: Instant,
     answer_by: Instant,
-    /// By an earlier batch: it has been in one, and waits for another.
+    /// An earlier batch has deferred it to a later one.
     deferred: bool,
     reply: oneshot::Sender<Outcome>,
     metrics: Arc<Metrics>,
@@ -208,7 +208,7 @@ impl Waiting for Queued {
 impl Queued {
     fn answer(self, outcome: Outcome) {
         self.metrics.answered(&self.command, &outcome);
-        // The client may have hung up; the command ran to its end all the same.
+        // The client may have disconnected; the command ran to completion all the same.
         let _ = self.reply.send(outcome);
     }
 }
@@ -227,12 +227,12 @@ impl<S: Store> Batching<S> {
         }))
     }
 
-    /// Adds what it counts.
+    /// Registers the engine's metrics.
     pub fn register(&self, registry: &mut Registry) {
         self.0.metrics.register(registry);
     }
 
-    /// Where batchers tell of what they commit.
+    /// Where batchers announce what they commit.
     pub fn latest_versions(&self) -> &LatestVersions {
         &self.0.latest_versions
     }
@@ -242,8 +242,8 @@ impl<S: Store> Batching<S> {
         ReservationId((self.0.new_id)())
     }
 
-    /// Runs a command, and answers by `answer_by`, which is at most the request's time-out away. It
-    /// runs to its end even if this future is dropped.
+    /// Runs a command, and answers by `answer_by`, which is at most the request timeout away. The
+    /// command runs to completion even if this future is dropped.
     pub async fn submit(
         &self,
         event_id: &EventId,
@@ -252,14 +252,14 @@ impl<S: Store> Batching<S> {
     ) -> Outcome {
         let reservation_id = command.reservation_id();
         let (reply, answer) = oneshot::channel();
-        // By the request's arrival and not by now: a command that comes late must not make the
-        // batch it gets into hurry.
+        // Counted from the request's arrival, not from now: a command that arrives late must not
+        // shorten the time of the batch it joins.
         let send_by = answer_by - self.0.settings.request_timeout / 2;
         let metrics = Arc::clone(&self.0.metrics);
         let queued = Queued { command, send_by, answer_by, deferred: false, reply, metrics };
         if Instant::now() > send_by {
-            // Its time has gone by elsewhere, as with a slow read before it. It would be late for
-            // any batch, and those that wait are in the order of their times.
+            // Its time was used up elsewhere, for example by a slow read before it. It would be
+            // late for any batch, and the waiting commands are in the order of their deadlines.
             queued.answer(Err(Rejection::Overloaded));
         } else {
             self.0.metrics.waiting.inc();
@@ -268,13 +268,14 @@ impl<S: Store> Batching<S> {
                 queued.answer(Err(Rejection::Overloaded));
             }
         }
-        // A batcher answers everything it took; without an answer, it was ended from outside.
+        // A batcher answers every command it took; if there is no answer, it was ended from
+        // outside.
         answer
             .await
             .unwrap_or(Err(Rejection::OutcomeUnknown { reservation_id, base_version: None }))
     }
 
-    /// Takes nothing more, and returns when everything taken before is settled and answered.
+    /// Accepts no more commands, and returns once all earlier ones are settled and answered.
     pub async fn drain(&self) {
         {
             let mut mailboxes = self.0.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
@@ -287,10 +288,10 @@ impl<S: Store> Batching<S> {
 }
 
 impl<S: Store> Shared<S> {
-    /// Gives a command back if there is no room for it, this one or another. Never waits.
+    /// Returns a command if there is no room for it, this one or another. Never waits.
     fn enqueue(self: &Arc<Self>, event_id: &EventId, queued: Queued) -> Option<Queued> {
         let commands_max = self.settings.mailbox_commands_max;
-        // Put in under the lock: a batcher that retires does so under it, too, so that it cannot
+        // The command is added under the lock: a batcher retires under it, too, so that it cannot
         // leave a command behind.
         {
             let mailboxes = self.mailboxes.read().unwrap_or_else(PoisonError::into_inner);
@@ -316,13 +317,13 @@ impl<S: Store> Shared<S> {
         refused
     }
 
-    /// Counts a command that is taken into its first batch.
+    /// Records a command that is taken into its first batch.
     fn taken(&self, queued: &Queued) {
         let arrived = queued.answer_by - self.settings.request_timeout;
         self.metrics.taken(arrived.elapsed());
     }
 
-    /// Ends an event's mailbox if it is empty.
+    /// Removes an event's mailbox if it is empty.
     fn retire(&self, event_id: &EventId, mailbox: &Mailbox) -> bool {
         let mut mailboxes = self.mailboxes.write().unwrap_or_else(PoisonError::into_inner);
         let empty = mailbox.waiting().is_empty();

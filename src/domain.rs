@@ -1,7 +1,7 @@
-//! What the service decides, and nothing else.
+//! The decisions of the service, and nothing else.
 //!
-//! `decide` turns the state of an event and the commands that wait for it into rows to write and
-//! one verdict each. It is separate so that it can be read, tested and simulated alone.
+//! `decide` turns the state of an event and the waiting commands into rows to write and one verdict
+//! per command. It is separate so that it can be read, tested and simulated on its own.
 //!
 //! Invariant: nothing below this module does I/O, reads a clock or draws a random number; time and
 //! ids come in as arguments.
@@ -33,12 +33,12 @@ pub use named::{DUE_HOLDS_MAX, Named};
 pub use reservation::{ChangeKind, PartnerId, Reservation, ReservationId, SeatCount, Status};
 pub use usage::{Usage, UsageByPartner};
 
-/// A moment, to the microsecond, in UTC. The database stores no more than that, so that what is
-/// answered is what is found later.
+/// A point in time, in UTC, to the microsecond: the precision that the database stores, so that a
+/// later read returns exactly what was answered.
 pub type Timestamp = time::OffsetDateTime;
 
-/// As everybody is shown it, always with six decimals: without the zeros at their end, texts would not
-/// be in the order of the moments, and some clients cannot read a moment without decimals.
+/// The format of all output, always with six decimals: if trailing zeros were dropped, the texts
+/// would not sort in order of time, and some clients cannot parse a time without decimals.
 pub fn rfc3339(at: Timestamp) -> String {
     const LENGTH: usize = "2026-01-31T12:00:00.123456Z".len();
     let mut text = at.format(&Rfc3339).expect("years of the database's clock have four digits");
@@ -53,8 +53,8 @@ pub fn rfc3339(at: Timestamp) -> String {
     text
 }
 
-/// Whether a text has no control character in it (NUL among them, which PostgreSQL could not
-/// store), and so many characters at most: Unicode scalar values, not bytes.
+/// Whether a text has at most `length_max` characters (Unicode scalar values, not bytes) and no
+/// control characters, among them NUL, which PostgreSQL could not store.
 fn is_line(text: &str, length_max: usize) -> bool {
     text.chars().count() <= length_max && !text.chars().any(char::is_control)
 }

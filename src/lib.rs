@@ -1,6 +1,6 @@
 //! TicketBoss: a reservation service that owns the seat counts of events.
 //!
-//! The modules stand in reading order, the heart first.
+//! The modules are listed in reading order, the core first.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! The batcher of one event: takes what waits, decides it, commits it, answers it, again.
+//! The batcher of one event: takes waiting commands, decides, commits, answers, and starts again.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -19,18 +19,18 @@ use crate::domain::{
 };
 use crate::store::{Batch, Before, Committed, DatabaseClock, Snapshot, Store, Unavailable};
 
-/// Each has a row at least.
+/// Each command has at least one row.
 const BATCH_COMMANDS_MAX: usize = BATCH_ROWS_MAX;
-/// Attempts at a batch before its commands are answered 409, if its time lasts so long. A batcher
-/// that races a busy one can lose dozens of times in a row, since the winner knows the event's state
-/// and it has to ask.
+/// Attempts at a batch before its commands are answered 409, if its time lasts that long. A batcher
+/// that races a busy one can lose dozens of times in a row, since the winner knows the event's
+/// state and the loser has to read it.
 const COMMIT_ATTEMPTS_MAX: usize = 500;
-/// Losses up to which a batcher that has the event's baton does not pause: one that made it ask, and
-/// one to a commit that was under way when it came.
+/// Up to this many losses, a batcher that has the event's baton does not pause: one loss that made
+/// it ask for the baton, and one to a commit that was under way when the baton came.
 const LOSSES_WITH_BATON_MAX: usize = 2;
 /// From this many losses on, the batcher waits for the commit in flight instead of racing it.
 const LOSSES_BEFORE_FENCE: usize = 2;
-/// Spread of the pause after a lost race, per loss, up to so many losses.
+/// The pause after a lost race is random, up to one step per loss and this many steps in all.
 const BACKOFF_STEP: Duration = Duration::from_millis(2);
 const BACKOFF_STEPS_MAX: usize = 4;
 
@@ -38,23 +38,23 @@ pub(super) struct Batcher<S> {
     pub(super) shared: Arc<Shared<S>>,
     pub(super) event_id: EventId,
     pub(super) mailbox: Arc<Mailbox>,
-    /// What was in the mailbox, while it is taken in hand; empty at all other times.
+    /// The contents of the mailbox while they are taken in hand; empty at all other times.
     pub(super) swapped: Turns<Queued>,
-    /// Deferred by an earlier batch: first in line for the next, but not for all of it.
+    /// Deferred by an earlier batch: first in line for the next one, but not for all of it.
     pub(super) deferred: Turns<Queued>,
-    /// From a batch that the database refused: its parts, one after the other, before all else.
+    /// The parts of a batch that the database refused, to be tried one by one before all else.
     pub(super) split: VecDeque<Queued>,
-    /// By when the first of all others has to be answered.
+    /// The earliest deadline among all commands that are not in hand.
     pub(super) left_by: Option<Instant>,
     /// The commands of the batch that is being decided and committed.
     pub(super) in_hand: Vec<Queued>,
     /// The base version of the batch in hand, once it may have been sent.
     sent_from: Option<i64>,
-    /// The event after the last commit. Good enough to accept on, never to refuse on.
+    /// The event after the last commit. An acceptance may be based on it, a refusal never.
     pub(super) remembered: Option<Remembered>,
-    /// Commands to take at once. Halved to find a row that the database refuses.
+    /// How many commands to take at once. Halved to find a row that the database refuses.
     pub(super) limit: usize,
-    /// There is no such event: nothing to keep a mailbox for.
+    /// There is no such event, so no mailbox is kept for it.
     pub(super) event_missing: bool,
     pub(super) baton: Baton,
 }
@@ -79,7 +79,7 @@ impl Remembered {
         Self { event, clock: DatabaseClock::read(counters.now), usage }
     }
 
-    /// What was read, beside what was known `before` of partners at the same version.
+    /// What was read, combined with what was known `before` about partners at the same version.
     pub fn read(before: Option<Self>, event: Event, usage: UsageByPartner, now: Timestamp) -> Self {
         let before = before.filter(|before| before.event.version == event.version);
         let before = before.map(|before| before.usage);
@@ -87,7 +87,7 @@ impl Remembered {
         Self { event, clock: DatabaseClock::read(now), usage: before.with(usage) }
     }
 
-    /// Whether it may be good enough for this.
+    /// Whether it may suffice for deciding this command.
     fn knows(&self, command: &Command) -> bool {
         let limited = command.limited_partner(&self.event);
         limited.is_none_or(|partner_id| self.usage.of(partner_id).is_some())
@@ -104,7 +104,7 @@ enum Attempt {
     KeyTaken,
 }
 
-/// What the commands in hand were decided on, and how.
+/// The decision on the commands in hand, and what it was based on.
 struct Decided {
     event: Event,
     now: Timestamp,
@@ -130,8 +130,8 @@ impl<S: Store> Batcher<S> {
         }
     }
 
-    /// Runs until the mailbox is closed, or has been empty for a while. A panic is answered and
-    /// forgotten; the mailbox goes on.
+    /// Runs until the mailbox is closed, or has been empty for a while. After a panic, the commands
+    /// in hand are answered, and the batcher goes on with the mailbox.
     pub async fn run(mut self) {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
             log::error!("the batcher of event {} panicked and goes on", self.event_id);
@@ -140,7 +140,7 @@ impl<S: Store> Batcher<S> {
     }
 
     async fn work(&mut self) {
-        // Of what panicked.
+        // An earlier run that panicked may have left the baton with us.
         self.pass_baton(None).await;
         while self.take().await {
             self.step().await;
@@ -149,7 +149,7 @@ impl<S: Store> Batcher<S> {
         }
     }
 
-    /// Brings the batch in hand to its end, through as many lost races as it takes.
+    /// Brings the batch in hand to its end, with another attempt after each lost race.
     async fn step(&mut self) {
         let Some(until) = self.in_hand.iter().map(|queued| queued.answer_by).min() else {
             return;
@@ -166,7 +166,7 @@ impl<S: Store> Batcher<S> {
                     self.baton.others_seen();
                     self.ask_for_baton(Some(until)).await;
                     if !self.baton.is_ours || losses > LOSSES_WITH_BATON_MAX {
-                        // Its connection may be the last one.
+                        // The connection that has the baton may be the last one.
                         self.pass_baton(Some(until)).await;
                         self.back_off(losses, until).await;
                     }
@@ -247,8 +247,8 @@ impl<S: Store> Batcher<S> {
         Attempt::Concluded
     }
 
-    /// Decides on the remembered state if that grants everything, and on a fresh read otherwise:
-    /// a refusal must be true now, and so must what an earlier commit did.
+    /// Decides on the remembered state if that grants everything, and on a fresh read otherwise: a
+    /// refusal must be true now, and so must an answer that shows what an earlier commit did.
     async fn decide(&mut self, until: Instant) -> Result<Option<Decided>, Unavailable> {
         let commands: Vec<&Command> = self.in_hand.iter().map(|queued| &queued.command).collect();
         let mut over_limit = false;
@@ -257,7 +257,7 @@ impl<S: Store> Batcher<S> {
         {
             let Remembered { event, clock, usage } = remembered;
             let now = clock.now();
-            // What is named was not read, and what needs that is read for.
+            // Named reservations were not read; a verdict that would need one asks for a read.
             let decision = decide(event, &Named::default(), usage, now, &commands);
             if !decision.verdicts.iter().any(Verdict::needs_a_read) {
                 return Ok(Some(Decided { event: event.clone(), now, decision }));
@@ -265,7 +265,7 @@ impl<S: Store> Batcher<S> {
             over_limit = decision.verdicts.iter().any(Verdict::is_over_limit);
         }
         loop {
-            // What is remembered of partners may be too much to refuse on.
+            // The remembered usage of partners may be too high to refuse on.
             let before = self.remembered.as_ref().filter(|_| !over_limit);
             let before = before.map(|Remembered { event, usage, .. }| Before { event, usage });
             let store = &self.shared.store;
@@ -282,7 +282,8 @@ impl<S: Store> Batcher<S> {
     }
 
     /// Answers a batch that writes nothing. A replay is an acknowledgement, and what it shows may
-    /// come from a commit whose own wait was broken off: so it follows a commit that succeeded.
+    /// come from a commit whose wait for a standby was interrupted, so it is answered only after
+    /// another commit has succeeded.
     async fn conclude_unchanged(&mut self, verdicts: Vec<Verdict>, until: Instant) {
         let shows_what_was = verdicts.iter().any(|verdict| {
             matches!(verdict, Verdict::Accepted(acceptance) if acceptance.shows_what_was())
@@ -305,7 +306,7 @@ impl<S: Store> Batcher<S> {
         self.answer_verdicts(verdicts);
     }
 
-    /// Answers the batch in hand; what is deferred goes to the head of the next one.
+    /// Answers the batch in hand; deferred commands go to the head of the next one.
     fn answer_verdicts(&mut self, verdicts: Vec<Verdict>) {
         let mut deferred = Vec::new();
         for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
@@ -318,8 +319,8 @@ impl<S: Store> Batcher<S> {
         self.defer(deferred);
     }
 
-    /// Only what was granted rests on the batch whose outcome is unknown. What was refused may rest
-    /// on seats that the batch takes, so it is not certain either; but it did nothing.
+    /// Only what was granted depends on the batch whose outcome is unknown. A refusal may depend on
+    /// seats that the batch takes, so it is not certain either; but the command did nothing.
     fn answer_unknown(&mut self, verdicts: Vec<Verdict>, base_version: i64) {
         let mut deferred = Vec::new();
         for (queued, verdict) in self.in_hand.drain(..).zip(verdicts) {
@@ -335,8 +336,9 @@ impl<S: Store> Batcher<S> {
         self.defer(deferred);
     }
 
-    /// Those who were deferred before keep their place; the others come behind all that are. As many
-    /// may be deferred as may wait in the mailbox, so that what takes a batch each cannot pile up.
+    /// Commands that were deferred before keep their place; the others go behind all of those. As
+    /// many may be deferred as may wait in the mailbox, so that commands that need a batch each
+    /// cannot pile up.
     fn defer(&mut self, commands: Vec<Queued>) {
         let (again, new): (Vec<_>, Vec<_>) =
             commands.into_iter().partition(|queued| queued.deferred);
@@ -381,7 +383,7 @@ impl<S: Store> Batcher<S> {
         }
     }
 
-    /// One bad row fails the statement for all: halves the batch until the culprit stands alone.
+    /// One bad row fails the statement for all: the batch is halved until the culprit stands alone.
     fn split(&mut self, failure: &sqlx::Error) {
         if self.in_hand.len() == 1 {
             let failure = crate::chain(failure);
@@ -395,27 +397,27 @@ impl<S: Store> Batcher<S> {
         }
     }
 
-    /// Gives the winner of the last race room. After some losses, waits in line behind it.
+    /// Leaves room for the winner of the last race. After some losses, waits in line behind it.
     async fn back_off(&self, losses: usize, until: Instant) {
         sleep(self.jitter(losses).min(until.saturating_duration_since(Instant::now()))).await;
         if losses >= LOSSES_BEFORE_FENCE
             && let Err(unavailable) = self.shared.store.fence(&self.event_id, until).await
         {
-            // The read that follows fails in the same way, and says so to the caller.
+            // The read that follows fails in the same way, and reports it to the caller.
             log::debug!("event {}: {}", self.event_id, crate::chain(&unavailable));
         }
     }
 
     fn jitter(&self, losses: usize) -> Duration {
         let spread = BACKOFF_STEP.mul_f64(losses.min(BACKOFF_STEPS_MAX) as f64);
-        // The low bits of an id are random, and seeded where ids are.
+        // The low bits of an id are random, and seeded in simulations, as all ids are.
         let random = (self.shared.new_id)().as_u128() as u32;
         spread.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 }
 
-/// Says of a granted command that it is not known whether it was done. Of one that was done before:
-/// whether that is there to stay.
+/// The answer to a granted command whose outcome is unknown. For one that an earlier commit has
+/// done already, what is unknown is whether that commit is permanent.
 fn unknown(command: &Command, acceptance: &Acceptance, base_version: Option<i64>) -> Rejection {
     let (reservation_id, base_version) = match acceptance {
         Acceptance::Reserved(_)
@@ -428,7 +430,7 @@ fn unknown(command: &Command, acceptance: &Acceptance, base_version: Option<i64>
             (first.map(|made| made.id), first.map(|made| made.version - 1))
         }
         Acceptance::Unaltered(made) => (Some(made.id), Some(made.version - 1)),
-        // Nobody may ever have changed it.
+        // The version is 0 if nobody has ever changed the event.
         Acceptance::EventUnchanged(event) => (None, Some((event.version - 1).max(0))),
     };
     Rejection::OutcomeUnknown { reservation_id, base_version }

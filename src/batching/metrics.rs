@@ -1,4 +1,4 @@
-//! What the engine counts.
+//! The engine's metrics.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::domain::{Acceptance, Action, Change, ChangeKind, Command, Refusal};
 pub(super) struct Metrics {
     commands: Family<CommandLabels, Counter>,
     changes: Family<ChangeLabels, Counter>,
-    /// In all mailboxes, and not yet taken into a batch for the first time.
+    /// Commands in all mailboxes that have not been taken into a batch yet.
     pub waiting: Gauge,
     pub wait_seconds: Histogram,
     pub batch_commands: Histogram,
@@ -130,7 +130,7 @@ impl Metrics {
         );
     }
 
-    /// There from the first moment, so that the first of them is seen as an increase.
+    /// Creates the counters at once, so that their first count is seen as an increase.
     fn start_at_zero(&self) {
         for kind in ChangeKind::ALL {
             drop(self.changes.get_or_create(&ChangeLabels { r#type: kind.as_str() }));
@@ -177,7 +177,7 @@ impl Metrics {
         self.batons.get_or_create(&BatonLabels { came }).inc();
     }
 
-    /// It was found out, or not, what became of a commit whose answer was lost.
+    /// A commit whose answer was lost was settled, or could not be settled in time.
     pub fn settled(&self, settled: &'static str) {
         self.unknown_outcomes.get_or_create(&SettledLabels { settled }).inc();
     }
@@ -197,7 +197,7 @@ fn name_of(command: &Command) -> &'static str {
     }
 }
 
-/// Of refusals, the code that the caller sees.
+/// For refusals, the code that the caller sees.
 fn word_for(outcome: &Outcome) -> &'static str {
     match outcome {
         Ok(acceptance) => match acceptance {

@@ -1,9 +1,9 @@
-//! The commit of a batch, and the settling of one whose answer was lost.
+//! Commits a batch, and settles one whose answer was lost.
 //!
 //! A lost connection leaves open whether the statement ran, and it may even run later. So the same
-//! batch is sent again with the same version: the version is a fence. If that succeeds, the first
-//! one never happened and now never can. If it matches no row, the version has moved, and it was
-//! us if and only if the journal's next version carries our batch's id.
+//! batch is sent again with the same version, which acts as a fence. If that succeeds, the first
+//! attempt never happened and now never can. If it matches no row, the version has moved, and it
+//! was us if and only if the journal's next version carries our batch id.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tokio::time::{Instant, sleep};
 use super::batcher::Batcher;
 use crate::store::{Batch, Commit, CommitError, Committed, Store, Unavailable};
 
-/// Pauses between attempts to settle, doubling from the first to the second.
+/// Pauses between attempts to settle, doubling from `PAUSE_MIN` up to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// What a batch came to.
+/// What became of a batch.
 pub(super) enum Settled {
-    /// With the counters, unless they have to be read anew.
+    /// With the event's counters, unless they have to be read again.
     Committed(Option<Committed>),
     /// Nothing happened and nothing will: another commit took the version.
     VersionMoved,
@@ -28,15 +28,15 @@ pub(super) enum Settled {
     BadRow(sqlx::Error),
     /// Nothing was sent, or the database says that it did nothing.
     NotDone(Unavailable),
-    /// Not found out in time.
+    /// Could not be determined in time.
     Unknown,
 }
 
 impl<S: Store> Batcher<S> {
-    /// Commits `batch`, and finds out what became of it if that is not clear.
+    /// Commits `batch`, and settles it if its outcome is unknown.
     pub(super) async fn commit(&self, batch: &Batch, until: Instant) -> Settled {
         let sent = Instant::now();
-        // Half of the time, so that another attempt has some, too.
+        // Only half of the time, so that some is left for another attempt.
         let answer = self.shared.store.commit(batch, halfway(until)).await;
         self.shared.metrics.commit_seconds.observe(sent.elapsed().as_secs_f64());
         match answer {
@@ -74,10 +74,10 @@ impl<S: Store> Batcher<S> {
                     Ok(None) => {}
                     Err(failure) => log::debug!("settling: {}", crate::chain(&failure)),
                 },
-                // The same rows at the same version: the first one fails in the same way.
+                // Same rows, same version: the first attempt fails in the same way.
                 Err(CommitError::KeyTaken) => return Settled::KeyTaken,
                 Err(CommitError::BadRow(failure)) => return Settled::BadRow(failure),
-                // About the second statement. The first is still open.
+                // This is about the second statement. The outcome of the first is still open.
                 Err(failure @ (CommitError::NotDone(_) | CommitError::Unknown(_))) => {
                     log::debug!("settling: {}", crate::chain(&failure));
                 }
@@ -90,8 +90,8 @@ impl<S: Store> Batcher<S> {
 
     /// Whether our batch made the next version; `None` if that cannot be seen yet.
     ///
-    /// A commit whose wait for a synchronous standby was broken off is visible and may still be
-    /// lost in a failover, so "ours" is said only after another commit has succeeded.
+    /// A commit whose wait for a synchronous standby was interrupted is visible and may still be
+    /// lost in a failover, so the answer is "ours" only after another commit has succeeded.
     async fn was_ours(&self, batch: &Batch, until: Instant) -> Result<Option<bool>, Unavailable> {
         let store = &self.shared.store;
         let made_by = store.batch_at(&batch.event_id, batch.base_version + 1, until).await?;
@@ -103,7 +103,7 @@ impl<S: Store> Batcher<S> {
     }
 }
 
-/// Half of the time that is left.
+/// Halfway from now to `until`.
 fn halfway(until: Instant) -> Instant {
     let now = Instant::now();
     now + until.saturating_duration_since(now) / 2

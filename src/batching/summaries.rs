@@ -1,7 +1,7 @@
-//! Reads that everybody makes at once, made once.
+//! Shared reads: what many requests ask for at the same time is read once.
 //!
 //! Requests that arrive while a read of the event is in flight share the next one, never the
-//! current one: so a read never returns a state older than the request.
+//! current one, so that a read never returns a state older than the request.
 
 use std::collections::HashMap;
 use std::mem;
@@ -34,9 +34,9 @@ pub struct Summaries(Arc<Shared>);
 struct Shared {
     store: Arc<PostgresStore>,
     runtime: Handle,
-    /// Of one read.
+    /// The timeout of one read.
     read_timeout: Duration,
-    /// Who waits for the next read. An event is listed exactly as long as its reader runs.
+    /// Requests that wait for the next read. An event is listed exactly as long as its reader runs.
     waiting: Mutex<HashMap<EventId, Vec<oneshot::Sender<Answer>>>>,
 }
 
@@ -45,7 +45,7 @@ impl Summaries {
         Self(Arc::new(Shared { store, runtime, read_timeout, waiting: Mutex::default() }))
     }
 
-    /// The event as it is at some moment after this call; `None` if there is none.
+    /// The event as it is at some moment after this call; `None` if there is no such event.
     pub async fn event(&self, id: &EventId, answer_by: Instant) -> Answer {
         let (sender, answer) = oneshot::channel();
         {
@@ -78,13 +78,13 @@ impl Shared {
             };
             let answer = Arc::clone(&self).read(id.clone()).await;
             for reader in readers {
-                // One that hung up needs no answer.
+                // A request that was abandoned needs no answer.
                 let _ = reader.send(answer.clone());
             }
         }
     }
 
-    /// In a task of its own: a panic in it must not leave the event listed without a reader.
+    /// In a task of its own, since a panic in it must not leave the event listed without a reader.
     async fn read(self: Arc<Self>, id: EventId) -> Answer {
         let until = Instant::now() + self.read_timeout;
         let runtime = self.runtime.clone();

@@ -1,8 +1,9 @@
-//! Housekeeping: holds past their time are expired, so that what is read of an event is what it
+//! Housekeeping: expires holds past their time, so that reads of an event show the seats it really
 //! has. Nothing depends on it, since a decision that needs their seats expires them itself.
 //!
-//! It runs on every replica. What to sweep is found without a lock, and each event is swept by its
-//! batcher, as a command like any other: of two replicas that sweep it, one finds nothing left.
+//! It runs on every replica. Events to sweep are found without a lock, and each is swept by its
+//! batcher, through a command like any other: if two replicas sweep an event, one finds nothing
+//! left.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,12 @@ use super::Batching;
 use crate::domain::{Command, EventId};
 use crate::store::PostgresStore;
 
-/// How late a hold's seats may be seen as available.
+/// How long after its end a hold's seats may still be shown as taken.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Events that are swept between two looks.
+/// How many events are swept before the next search for due holds, at most.
 const EVENTS_MAX: i64 = 100;
 
-/// Sweeps as long as it is polled.
+/// Sweeps as long as the future is polled.
 pub async fn sweep(
     store: Arc<PostgresStore>,
     batching: Batching<PostgresStore>,
@@ -32,7 +33,7 @@ pub async fn sweep(
     }
 }
 
-/// Whether there may be more to do at once.
+/// Whether there may be more to sweep right away.
 async fn sweep_once(
     store: &PostgresStore,
     batching: &Batching<PostgresStore>,
@@ -42,7 +43,7 @@ async fn sweep_once(
     let events = match found {
         Ok(events) => events,
         Err(failure) => {
-            // Whoever asks for something meanwhile is told.
+            // Callers whose requests need the database in the meantime are told.
             log::debug!("looking for holds past their time: {}", crate::chain(&failure));
             return false;
         }

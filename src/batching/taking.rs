@@ -1,4 +1,4 @@
-//! What goes into the next batch: what waits, in turns, as much as there is room for.
+//! Fills the next batch with waiting commands, in turns, as many as there is room for.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::store::Store;
 
 /// More rows in one statement gain nothing: past 128, the work per row dominates.
 pub(super) const BATCH_ROWS_MAX: usize = 512;
-/// An idle batcher costs a task and its memory of the event.
+/// An idle batcher ends after this time, since it costs a task and its memory of the event.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
 impl<S: Store> Batcher<S> {
-    /// Takes the next batch in hand; `false` when there is nothing more to do.
+    /// Takes the next batch in hand; `false` if there is nothing more to do.
     pub(super) async fn take(&mut self) -> bool {
         if self.split.is_empty() && self.deferred.is_empty() {
             let idle_max = if self.event_missing { Duration::ZERO } else { IDLE_MAX };
@@ -32,13 +32,14 @@ impl<S: Store> Batcher<S> {
         let (now, late) = (Instant::now(), Vec::new());
         let mut filling = Filling { in_hand: &mut self.in_hand, rows: 0, now, late };
         if self.split.is_empty() {
-            // Half for what was deferred, so that many who change one thing, which takes a batch
-            // each, leave room for everybody else; all of it where nobody else is there.
+            // Half of the batch for deferred commands: many commands that change the same thing,
+            // and so need a batch each, must leave room for everyone else. They get all of it if no
+            // others wait.
             filling.take_from(&mut self.deferred, self.limit.div_ceil(2));
             let (taken, late) = (filling.in_hand.len(), filling.late.len());
             if self.mailbox.swap(&mut self.swapped, self.limit - taken) {
                 filling.take_from(&mut self.swapped, self.limit);
-                // What has more rows than there is room for stays the next.
+                // A command with more rows than there is room for stays the next one.
                 self.mailbox.put_back(&mut self.swapped);
             } else {
                 filling.take_from(&mut self.mailbox.waiting(), self.limit);
@@ -65,9 +66,9 @@ impl<S: Store> Batcher<S> {
         true
     }
 
-    /// By when the first of what was left behind has to be answered: the batch in hand may have come
-    /// after it, and must not outlast it. What is late is taken out first, so that there is half of a
-    /// request's time at least.
+    /// The earliest deadline among the commands that were left behind. The batch in hand must end
+    /// by then, since some of them may have arrived first. Late commands are removed first, so that
+    /// at least half of a request's time is left.
     fn look_at_what_is_left(&mut self, now: Instant, late: &mut Vec<Queued>) -> Option<Instant> {
         let is_late = |queued: &Queued| queued.send_by < now;
         let mut waiting = self.mailbox.waiting();
@@ -82,7 +83,7 @@ impl<S: Store> Batcher<S> {
         self.first_left(&waiting, |queued| queued.answer_by)
     }
 
-    /// The first of these times, of all that is not in hand.
+    /// The earliest of these times among all commands that are not in hand.
     fn first_left(
         &self,
         waiting: &Turns<Queued>,
@@ -93,17 +94,17 @@ impl<S: Store> Batcher<S> {
     }
 }
 
-/// A batch that is being taken in hand.
+/// A batch that is being filled.
 struct Filling<'a> {
     in_hand: &'a mut Vec<Queued>,
     rows: usize,
     now: Instant,
-    /// What is past its time.
+    /// Commands that are past their `send_by`.
     late: Vec<Queued>,
 }
 
 impl Filling<'_> {
-    /// Moves commands into the batch until it has so many.
+    /// Moves commands into the batch until it has `limit` of them.
     fn take_from(&mut self, turns: &mut Turns<Queued>, limit: usize) {
         while self.in_hand.len() < limit
             && let Some(queued) = turns.pop()
@@ -115,7 +116,7 @@ impl Filling<'_> {
         }
     }
 
-    /// Gives back what does not fit any more: what is asked for as a whole is never split.
+    /// Returns the command if it no longer fits: the rows of one command are never split.
     fn add(&mut self, queued: Queued) -> Option<Queued> {
         let more = queued.command.rows();
         if queued.send_by < self.now {

@@ -1,8 +1,8 @@
-//! Who is next: those who wait take turns by who they are, and each one's commands keep their order.
+//! Who is next: callers take turns, and each caller's commands keep their order.
 //!
-//! Start-time fair queueing, counted in rows: who was given a list of a hundred comes again when the
-//! others have had a hundred rows each, or nothing waits. Where nobody is known, all wait in one
-//! line, in the order of their arrival.
+//! Start-time fair queueing, counted in rows: a caller that was given a list of a hundred rows has
+//! its next turn when the others have had a hundred rows each, or nothing else waits. If callers
+//! are not known, all commands wait in one queue, in the order of their arrival.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -10,29 +10,30 @@ use slab::Slab;
 
 use crate::domain::{Caller, Command};
 
-/// What waits, of everybody.
+/// The waiting items of all callers.
 #[derive(Debug)]
 pub(super) struct Turns<T> {
-    /// Of whoever has something waiting, or has had more than the others.
+    /// The queues of callers that have something waiting, or have had more than the others.
     queues: Slab<Queue<T>>,
-    /// Where everybody's queue is: looked up once for what comes, and not at all for what goes.
+    /// The queue of each caller: looked up once when an item is added, and not at all when it is
+    /// taken.
     by_caller: HashMap<Caller, Slot>,
-    /// By when the turn of each comes.
+    /// The queues, in the order in which their turns come.
     order: BTreeMap<Place, Slot>,
-    /// The turn that it is.
+    /// The current turn.
     now: u64,
-    /// The ranks that are still to be given, at both ends.
+    /// The next ranks to assign, at the front and at the back.
     first_rank: i64,
     last_rank: i64,
     len: usize,
-    /// How many queues there are of each length, from 0; and the greatest that there is one of.
+    /// `lengths[n]` counts the queues with `n` items; `longest` is the largest `n` that occurs.
     lengths: Vec<usize>,
     longest: usize,
-    /// Who had the longest queue when that was last looked for.
+    /// The queue that was the longest when all were last searched.
     flood: Option<Slot>,
 }
 
-/// Of a queue, among all.
+/// The position of a queue in `queues`.
 type Slot = usize;
 
 #[derive(Debug)]
@@ -42,15 +43,15 @@ struct Queue<T> {
     place: Place,
 }
 
-/// When it is somebody's turn: after so many rows for each of the others, and among those who come
-/// then.
+/// When a queue's turn comes: `turn` is the number of rows that each of the others has had by then,
+/// and `rank` orders the queues with the same turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     turn: u64,
     rank: i64,
 }
 
-/// What waits for its turn.
+/// An item that waits for its turn.
 pub(super) trait Waiting {
     fn command(&self) -> &Command;
 }
@@ -79,8 +80,9 @@ impl<T: Waiting> Turns<T> {
         self.len == 0
     }
 
-    /// Adds what has just come. If there are `max` already, one has to go, and is returned: the last
-    /// of somebody who has many waiting, so that a flood is turned away before anybody else is.
+    /// Adds an item that has just arrived. If there are `max` already, one is turned away and
+    /// returned: the last of a caller that has many waiting, so that a flood is turned away before
+    /// anyone else.
     pub fn push_back(&mut self, item: T, max: usize) -> Option<T> {
         let own = self.by_caller.get(item.command().caller()).copied();
         let mut refused = None;
@@ -97,7 +99,7 @@ impl<T: Waiting> Turns<T> {
         refused
     }
 
-    /// Puts something before all else, of this caller's and of the others'.
+    /// Puts an item in front of all others, those of its own caller and those of the rest.
     pub fn push_front(&mut self, item: T) {
         let place = Place { turn: self.now, rank: self.first_rank };
         self.first_rank -= 1;
@@ -112,21 +114,21 @@ impl<T: Waiting> Turns<T> {
         self.change(slot, |items| items.push_front(item));
     }
 
-    /// Takes the next one.
+    /// Takes the next item.
     pub fn pop(&mut self) -> Option<T> {
         while self.len > 0 {
             let (place, slot) = self.order.pop_first()?;
             // Front places do not turn it back.
             self.now = self.now.max(place.turn);
             let Some(item) = self.change(slot, VecDeque::pop_front) else {
-                // It has paid for what it had.
+                // The caller's turn has come again, so what it had before no longer counts.
                 self.forget(slot);
                 continue;
             };
             let place = self.last_place(self.now + item.command().rows() as u64);
             self.put(slot, place);
             if self.len == 0 {
-                // Nobody is kept waiting by what anybody has had.
+                // Nothing waits, so what callers have had no longer counts.
                 self.clear();
             }
             return Some(item);
@@ -134,7 +136,7 @@ impl<T: Waiting> Turns<T> {
         None
     }
 
-    /// Takes out what is late, of that which is the first of its caller's.
+    /// Removes late items from the front of each caller's queue.
     pub fn take_late(&mut self, is_late: impl Fn(&T) -> bool) -> Vec<T> {
         let late = |queue: &Queue<T>| queue.items.front().is_some_and(&is_late);
         let slots = self.queues.iter().filter(|(_, queue)| late(queue));
@@ -148,19 +150,19 @@ impl<T: Waiting> Turns<T> {
         taken
     }
 
-    /// The first of each caller's, which has waited longest.
+    /// The first item of each caller, which is the one that has waited longest.
     pub fn firsts(&self) -> impl Iterator<Item = &T> {
         self.queues.iter().filter_map(|(_, queue)| queue.items.front())
     }
 
-    /// Behind all others of a turn.
+    /// A place behind all others of a turn.
     fn last_place(&mut self, turn: u64) -> Place {
         let place = Place { turn, rank: self.last_rank };
         self.last_rank += 1;
         place
     }
 
-    /// A queue for somebody who has none.
+    /// Adds a queue for a caller that has none.
     fn add(&mut self, caller: Caller, place: Place) -> Slot {
         let queue = Queue { caller: caller.clone(), items: VecDeque::new(), place };
         let slot = self.queues.insert(queue);
@@ -175,7 +177,7 @@ impl<T: Waiting> Turns<T> {
         self.order.insert(place, slot);
     }
 
-    /// Changes a queue, and keeps the counts.
+    /// Changes a queue, and updates the counts.
     fn change<R>(&mut self, slot: Slot, act: impl FnOnce(&mut VecDeque<T>) -> R) -> R {
         let items = &mut self.queues[slot].items;
         let before = items.len();
@@ -188,18 +190,18 @@ impl<T: Waiting> Turns<T> {
         self.lengths[before] = self.lengths[before].saturating_sub(1);
         self.lengths[after] += 1;
         self.longest = self.longest.max(after);
-        // A queue has changed by one, so that there is one of the length below.
+        // Queues change by one item at a time, so this one now has the next lower length.
         if self.lengths[self.longest] == 0 {
             self.longest = after;
         }
         done
     }
 
-    /// An empty queue is one no more.
+    /// Removes a queue that is empty.
     fn forget(&mut self, slot: Slot) {
         let queue = self.queues.remove(slot);
         self.by_caller.remove(&queue.caller);
-        // The next in this slot is somebody else.
+        // The next queue in this slot is another caller's.
         self.flood = self.flood.filter(|flood| *flood != slot);
     }
 
@@ -212,8 +214,8 @@ impl<T: Waiting> Turns<T> {
         self.flood = None;
     }
 
-    /// Somebody who has more than so many waiting, and at least half as many as anybody has. Looks
-    /// through all only if the last one has not.
+    /// A caller with more than `own` items waiting, and at least half as many as any other caller
+    /// has. Searches all queues only if the last one found no longer qualifies.
     fn longer_than(&mut self, own: usize) -> Option<Slot> {
         if self.longest <= own {
             return None;
@@ -247,7 +249,7 @@ mod tests {
         }
     }
 
-    /// Of a partner, with so many rows.
+    /// A command of a partner, with this many rows.
     fn command(partner: &str, rows: usize, number: usize) -> Numbered {
         let partner_id = PartnerId::parse(partner).expect("a partner id");
         let seats = SeatCount::new(1).expect("a seat count");
@@ -264,7 +266,7 @@ mod tests {
         Numbered(command, number)
     }
 
-    /// What waits, taken one by one.
+    /// All that waits, taken one by one.
     fn taken(turns: &mut Turns<Numbered>) -> String {
         let mut all = Vec::new();
         while let Some(item) = turns.pop() {
@@ -306,7 +308,7 @@ mod tests {
         assert_eq!(taken(&mut turns), "b2 c3 a1");
     }
 
-    /// As what is deferred: the last of them is put in first.
+    /// As with deferred commands: the last of them is put in first.
     #[test]
     fn what_is_put_in_front_keeps_its_order() {
         let mut turns = turns(&[("d", 1), ("a", 1)]);
@@ -316,7 +318,8 @@ mod tests {
         assert_eq!(taken(&mut turns), "a6 b7 c9 d0 a8 a1");
     }
 
-    /// One after the other, as by a client that waits for its answer, is no way around it.
+    /// Sending one command at a time, as a client that waits for its answer does, is no way around
+    /// it.
     #[test]
     fn what_somebody_had_counts_until_the_others_had_as_much() {
         let mut turns = turns(&[("a", 1); 20]);
@@ -339,16 +342,16 @@ mod tests {
         let mut push = |partner, number| {
             turns.push_back(command(partner, 1, number), 8).map(|refused| refused.1)
         };
-        // Its own, as nobody has more.
+        // The new command itself, since no other caller has more waiting.
         assert_eq!(push("a", 100), Some(100));
-        // Its last, one after the other, until all have about the same.
+        // The last ones of "a", one after the other, until both have about the same number.
         let refused: Vec<_> = (10..15).map(|number| push("b", number)).collect();
         assert_eq!(refused, [Some(7), Some(6), Some(5), Some(4), Some(14)]);
         assert_eq!(push("c", 20), Some(3));
         assert_eq!(taken(&mut turns), "a0 b10 c20 a1 b11 a2 b12 b13");
     }
 
-    /// To take the place of who has as many would only turn the two around.
+    /// Evicting an item of a caller that has as many would only swap the two.
     #[test]
     fn who_would_have_as_many_is_turned_away() {
         let mut turns = turns(&[("a", 1); 3]);
@@ -356,7 +359,7 @@ mod tests {
         assert_eq!(turns.push_back(command("b", 1, 11), 3).map(|refused| refused.1), Some(11));
     }
 
-    /// However many there are who have little.
+    /// However many callers there are that have only a few items.
     #[test]
     fn a_flood_is_turned_away_before_any_of_many() {
         let names: Vec<String> = (0..50).map(|number| format!("p{number}")).collect();
@@ -369,7 +372,7 @@ mod tests {
         }
     }
 
-    /// Whoever was the flood may be gone since, and another in its place.
+    /// The earlier flood may be gone by now, and another caller may be one.
     #[test]
     fn the_next_flood_is_turned_away_too() {
         let mut turns = turns(&[("a", 1); 4]);
@@ -381,7 +384,7 @@ mod tests {
         assert_eq!(turns.push_back(command("e", 1, 30), 4).map(|refused| refused.1), Some(29));
     }
 
-    /// The one who was found before is it no more; another has more than the one who comes.
+    /// The caller that was found before no longer has the most; another has more than the new one.
     #[test]
     fn who_has_no_more_than_the_one_who_comes_is_left_alone() {
         let mut turns = turns(&[("a", 1); 4]);
@@ -393,7 +396,7 @@ mod tests {
         assert_eq!(turns.push_back(command("b", 1, 11), 6).map(|refused| refused.1), Some(22));
     }
 
-    /// Gone while others wait, and not just when all are gone: the flood, too.
+    /// A caller is forgotten while others still wait, not only when nothing waits: the flood, too.
     #[test]
     fn who_is_gone_comes_back_as_anybody_else() {
         let mut turns = turns(&[("a", 1); 4]);

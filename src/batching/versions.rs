@@ -1,5 +1,5 @@
-//! How far the events are that somebody watches: told by the batchers as they commit, and by a look
-//! into the database for what other replicas commit.
+//! The latest versions of the events that are watched: announced by the batchers as they commit,
+//! and polled from the database for commits of other replicas.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,16 +11,16 @@ use tokio::time::{Instant, sleep};
 use crate::domain::EventId;
 use crate::store::PostgresStore;
 
-/// How late the commits of another replica are noticed.
+/// How late commits of other replicas are noticed.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// The newest versions known here of the events that are watched. Cheap to clone.
+/// The latest versions known here of the events that are watched. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct LatestVersions(Arc<RwLock<HashMap<EventId, watch::Sender<i64>>>>);
 
 impl LatestVersions {
-    /// Tells of each version from `version` on that becomes known, but not of every one between:
-    /// who is slow sees the newest.
+    /// Announces versions after `version` as they become known, but not each of them: a slow
+    /// receiver sees only the latest.
     pub fn watch(&self, event_id: &EventId, version: i64) -> watch::Receiver<i64> {
         let mut watched = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let sender = watched.entry(event_id.clone()).or_insert_with(|| watch::channel(version).0);
@@ -32,7 +32,7 @@ impl LatestVersions {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(event_id);
     }
 
-    /// An event has come to a version. Costs little where nobody watches.
+    /// Announces that an event has reached a version. Costs little if nobody watches it.
     pub fn reached(&self, event_id: &EventId, version: i64) {
         let watched = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = watched.get(event_id) {
@@ -49,8 +49,8 @@ impl LatestVersions {
     }
 }
 
-/// Looks for versions that other replicas made, one statement for all events that are watched, as
-/// long as it is polled.
+/// Polls the database for versions that other replicas made, with one statement for all watched
+/// events. Goes on as long as the future is polled.
 pub async fn look_for_versions(
     store: Arc<PostgresStore>,
     latest: LatestVersions,
@@ -70,7 +70,7 @@ pub async fn look_for_versions(
                     }
                 }
             }
-            // Whoever watches is told once it is there again.
+            // Watchers are told once the database is available again.
             Err(failure) => log::debug!("looking for versions: {}", crate::chain(&failure)),
         }
     }

@@ -15,13 +15,13 @@ pub enum Command {
     Reserve(Reserve),
     Alter(Alter),
     ChangeEvent(ChangeEvent),
-    /// Expires holds that are past their time. Housekeeping: a decision that needs their seats does
-    /// so itself.
+    /// Expires holds that are past their time. Only housekeeping: a decision that needs their seats
+    /// expires them itself.
     Sweep,
 }
 
 impl Command {
-    /// The reservation it makes, the first of them, or the one that it alters.
+    /// The reservation that the command makes (the first of several) or alters.
     pub fn reservation_id(&self) -> Option<ReservationId> {
         match self {
             Self::Reserve(reserve) => reserve.items.first().map(|item| item.id),
@@ -30,7 +30,7 @@ impl Command {
         }
     }
 
-    /// Who asks for it.
+    /// The caller that the command comes from.
     pub fn caller(&self) -> &Caller {
         match self {
             Self::Reserve(Reserve { by, .. })
@@ -40,7 +40,7 @@ impl Command {
         }
     }
 
-    /// The partner of whom it has to be known what it has already, to decide this.
+    /// The partner whose usage must be known to decide this command, if any.
     pub fn limited_partner(&self, event: &Event) -> Option<&PartnerId> {
         match self {
             Self::Reserve(reserve) => reserve.limited_partner(event),
@@ -56,36 +56,38 @@ impl Command {
         }
     }
 
-    /// The most seats it can take from those that are available: what is sold must be covered by
-    /// that, or by holds that are past their time.
+    /// The most seats it may need from those that are available: if there are fewer, holds past
+    /// their time have to cover the rest.
     pub fn seats_wanted(&self) -> i64 {
         match self {
             Self::Reserve(reserve) => reserve.seats().into(),
             Self::Alter(_) => 0,
-            // By how much an event shrinks is not known here, nor how much is due.
+            // Neither the seats that the event loses nor those of due holds are known here.
             Self::ChangeEvent(change) => change.total_seats.map_or(0, |_| i64::MAX),
             Self::Sweep => i64::MAX,
         }
     }
 }
 
-/// Takes seats for a partner: for every item, or for none.
+/// Takes seats for a partner, for all items or for none.
 #[derive(Clone, Debug)]
 pub struct Reserve {
     pub partner_id: PartnerId,
     /// At least one.
     pub items: Vec<Item>,
-    /// Whether it was asked for as a list: a list of one is another request than that one.
+    /// Whether the request was a list: a list of one item is not the same request as that item
+    /// alone.
     pub is_list: bool,
     pub key: Option<IdempotencyKey>,
-    /// On the version of the event.
+    /// Compared with the version of the event.
     pub precondition: Precondition,
     pub by: Caller,
-    /// What the partner may have; `None` where anyone can call himself anything.
+    /// The limits of the partner; `None` without access control, where anyone can use any partner
+    /// id.
     pub limits: Option<PartnerLimits>,
 }
 
-/// What one partner may have of an event, whatever the event itself says beside it.
+/// Limits on what one partner may have of an event, in addition to the event's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartnerLimits {
     /// Holds that have not ended.
@@ -95,21 +97,21 @@ pub struct PartnerLimits {
 /// A reservation to make.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Fixed before anything is sent: whatever is sent again makes the same reservation.
+    /// Fixed before the first send, so that a batch that is resent makes the same reservation.
     pub id: ReservationId,
     pub seats: SeatCount,
-    /// To hold the seats for so long, instead of booking them.
+    /// How long to hold the seats; `None` books them.
     pub hold: Option<HoldTime>,
     pub reference: Option<Reference>,
 }
 
 impl Reserve {
-    /// In all items.
+    /// The total of all items.
     pub fn seats(&self) -> i32 {
         self.items.iter().map(|item| item.seats.get()).sum()
     }
 
-    /// The partner, if it has to be known what it has already.
+    /// The partner, if its usage must be known to decide this.
     pub fn limited_partner(&self, event: &Event) -> Option<&PartnerId> {
         self.limits?;
         let counts = event.seats_per_partner_max.is_some() || self.has_holds();
@@ -120,14 +122,14 @@ impl Reserve {
         self.items.iter().any(|item| item.hold.is_some())
     }
 
-    /// The key together with what was asked under it; `None` without a key.
+    /// The idempotency key together with the request it stands for; `None` without a key.
     pub fn keyed(&self) -> Option<KeyedRequest> {
         self.key.clone().map(|key| KeyedRequest { key, fingerprint: self.fingerprint() })
     }
 
-    /// The request as parsed, in a canonical text: equal texts are the same request. Event and
-    /// partner are not in it, since the key is scoped to them. A field that is added later appears
-    /// only where it is given, so that fingerprints already stored keep their meaning.
+    /// The request as parsed, as a canonical text: equal texts are the same request. Event and
+    /// partner are left out, since the key is scoped to them. A field that is added later must
+    /// appear only where it is given, so that fingerprints already stored keep their meaning.
     fn fingerprint(&self) -> Arc<str> {
         let mut text = if self.is_list { "items".to_owned() } else { String::new() };
         for item in &self.items {
@@ -137,7 +139,7 @@ impl Reserve {
                 write!(text, ",hold={}", hold.seconds()).expect("it is a text");
             }
             if let Some(reference) = &item.reference {
-                // With its length, since it may have anything in it.
+                // With its length, since the text may contain the separators.
                 let reference = reference.as_str();
                 write!(text, ",reference={}:{reference}", reference.len()).expect("it is a text");
             }
@@ -151,7 +153,7 @@ impl Reserve {
 pub struct Alter {
     pub id: ReservationId,
     pub action: Action,
-    /// On the reservation's own version.
+    /// Compared with the reservation's own version.
     pub precondition: Precondition,
     pub by: Caller,
 }
@@ -160,31 +162,31 @@ pub struct Alter {
 pub enum Action {
     /// Turns a hold into a booking.
     Confirm,
-    /// Lets a hold end so much later than now.
+    /// Moves the end of a hold to this long from now.
     Extend(HoldTime),
-    /// Keeps so many seats and gives the rest back.
+    /// Keeps this many seats and gives the rest back.
     Shrink(SeatCount),
     /// Gives all seats back.
     Cancel,
 }
 
-/// Changes the event itself. What is `None` stays as it is.
+/// Changes the event itself. Fields that are `None` stay as they are.
 #[derive(Clone, Debug, Default)]
 pub struct ChangeEvent {
     pub name: Option<EventName>,
     pub total_seats: Option<TotalSeats>,
     pub status: Option<EventStatus>,
-    /// `Some(None)` takes the limit away.
+    /// `Some(None)` removes the limit.
     pub sales_open_at: Option<Option<Timestamp>>,
-    /// `Some(None)` takes the limit away.
+    /// `Some(None)` removes the limit.
     pub sales_close_at: Option<Option<Timestamp>>,
-    /// On the version of the event.
+    /// Compared with the version of the event.
     pub precondition: Precondition,
     pub by: Caller,
 }
 
 impl ChangeEvent {
-    /// Whether it says nothing.
+    /// Whether no change is requested.
     pub fn is_empty(&self) -> bool {
         self.name.is_none()
             && self.total_seats.is_none()
@@ -194,13 +196,13 @@ impl ChangeEvent {
     }
 }
 
-/// At which versions a change is wanted at all (RFC 9110, `If-Match`).
+/// The versions at which a change is wanted at all (RFC 9110, `If-Match`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {
-    /// At whatever version it is now.
+    /// Any version.
     #[default]
     Any,
-    /// At one of these.
+    /// One of these versions.
     Versions(Arc<[i64]>),
 }
 
@@ -213,7 +215,7 @@ impl Precondition {
     }
 }
 
-/// For how long seats are held: 10 seconds to a day.
+/// How long seats are held: 10 seconds to a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldTime(u32);
 
@@ -245,7 +247,7 @@ impl Reference {
     /// Unicode scalar values, not bytes.
     pub const LENGTH_MAX: usize = 128;
 
-    /// `None` if the text is empty, too long, or has a control character in it.
+    /// `None` if the text is empty, too long, or contains a control character.
     pub fn parse(text: &str) -> Option<Self> {
         (is_line(text, Self::LENGTH_MAX) && !text.is_empty()).then(|| Self(text.into()))
     }
@@ -263,7 +265,7 @@ pub struct IdempotencyKey(Arc<str>);
 impl IdempotencyKey {
     pub const LENGTH_MAX: usize = 255;
 
-    /// `None` if it is empty, too long, or has anything but visible ASCII in it.
+    /// `None` if the text is empty, too long, or contains anything but visible ASCII.
     pub fn parse(text: &str) -> Option<Self> {
         let sane = (1..=Self::LENGTH_MAX).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_graphic());
@@ -279,7 +281,7 @@ impl IdempotencyKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedRequest {
     pub key: IdempotencyKey,
-    /// See [`Reserve::keyed`]. Of the reservations of one request the first has it; it is empty in
+    /// See [`Reserve::keyed`]. Of the reservations of one request, the first has it; it is empty in
     /// the others.
     pub fingerprint: Arc<str>,
 }

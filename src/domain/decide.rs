@@ -1,13 +1,13 @@
 //! The decision: which of the waiting commands an event can grant, all of them at one version.
 //!
 //! Every command is decided against the base state minus the seats that earlier commands of the
-//! batch take, and never on another command's effect: what would need one is deferred to the next
-//! batch. That keeps a refusal true even if this batch is never committed.
+//! batch take, and never on any other effect of theirs: a command that would need one is deferred
+//! to the next batch. A refusal is therefore true even if this batch is never committed.
 //!
-//! What the clock does is no command's effect. A hold past its time is expired by the first
-//! decision that needs its seats, or that tells somebody so; sales past their end are ended by the
-//! first that is refused for it. Both are written with the batch: what was told stays true whatever
-//! else is still on its way to the database.
+//! What the clock causes does not count as a command's effect. A hold past its time is expired by
+//! the first decision that needs its seats or reports its expiry; sales past their end are ended by
+//! the first refusal for that reason. Both are written with the batch, so that what the caller is
+//! told stays true whatever else is still on its way to the database.
 
 use std::collections::{HashMap, HashSet};
 use std::vec;
@@ -27,7 +27,7 @@ mod tests;
 /// Decides `commands`, in arrival order, against `event` as it stood at its version.
 ///
 /// Admission is greedy: a request that does not fit is refused, a smaller one behind it may fit.
-/// After a change of the event itself, all that follows waits for the next batch.
+/// After a change of the event itself, all commands behind it wait for the next batch.
 pub fn decide(
     event: &Event,
     named: &Named,
@@ -54,40 +54,40 @@ pub fn decide(
     decision
 }
 
-/// A decision in the making.
+/// A decision in progress.
 struct Batch<'a> {
     event: &'a Event,
     named: &'a Named,
-    /// Of partners whose commands are limited.
+    /// The usage of partners whose commands are limited.
     usage: &'a UsageByPartner,
     now: Timestamp,
-    /// The base state's and those of holds that were expired, minus what this batch has taken.
+    /// The seats of the base state and of holds expired so far, minus what this batch has taken.
     available_seats: i32,
-    /// Holds past their time, the oldest first; some may have been expired since.
+    /// Holds past their time, oldest first; some may have been expired in the meantime.
     due: vec::IntoIter<&'a Reservation>,
-    /// Their seats, of those that were not expired yet.
+    /// The seats of those that are not yet expired.
     due_seats: i32,
-    /// There may be more of them than were read.
+    /// There may be more due holds than were read.
     more_due: bool,
-    /// What commands of this batch give back; sellable from the next version on.
+    /// Seats that commands of this batch give back; sellable from the next version on.
     freed_seats: i32,
     altered: HashSet<ReservationId>,
-    /// Partners who have less after this batch by something in it.
+    /// Partners whose usage is reduced by something in this batch.
     relieved: HashSet<PartnerId>,
-    /// What limited partners have with what this batch has granted them.
+    /// The usage of limited partners, including what this batch has granted them.
     used: HashMap<&'a PartnerId, Usage>,
     used_keys: HashSet<(&'a PartnerId, &'a IdempotencyKey)>,
-    /// Somebody has been granted something on the condition that the event is at this version.
+    /// A command was granted on the condition that the event is at this version.
     version_used: bool,
     decision: Decision,
 }
 
-/// Whether some seats can be had.
+/// Whether a number of seats can be provided.
 enum Cover {
     Enough,
-    /// Of what the next batch will see.
+    /// Perhaps in the next batch: this one frees seats, or more holds are due than were read.
     Later,
-    /// There are only so many.
+    /// Only this many are left.
     Short(i32),
 }
 
@@ -167,7 +167,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Of several commands that name the same version at most one is granted.
+    /// Of several commands that name the same version, at most one is granted.
     fn version_stops(&self, precondition: &Precondition) -> Option<Verdict> {
         let version = self.event.version;
         if !precondition.allows(version) {
@@ -179,7 +179,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Sees to it that so many seats are available, with those of holds past their time if need be.
+    /// Makes this many seats available, if need be by expiring holds past their time.
     fn cover(&mut self, seats: i32) -> Cover {
         let there = self.available_seats + self.due_seats;
         let goal = if seats <= there {
@@ -199,7 +199,7 @@ impl<'a> Batch<'a> {
         if seats <= there { Cover::Enough } else { Cover::Later }
     }
 
-    /// The rows of a booking whose seats are there.
+    /// The rows of a booking whose seats are available.
     fn make(&mut self, reserve: &Reserve, keyed: Option<KeyedRequest>) -> Vec<Reservation> {
         let mut made = Vec::with_capacity(reserve.items.len());
         let mut keyed = keyed;
@@ -225,7 +225,7 @@ impl<'a> Batch<'a> {
             self.available_seats -= seats;
             self.write(kind, seats, None, reservation.clone(), &reserve.by);
             made.push(reservation);
-            // Once is enough.
+            // Only the first reservation of a request has the fingerprint.
             if let (0, Some(keyed)) = (number, &mut keyed) {
                 keyed.fingerprint = "".into();
             }
@@ -233,7 +233,7 @@ impl<'a> Batch<'a> {
         made
     }
 
-    /// The only place that adds a row, and keeps the counters.
+    /// The only place that adds a row; it also maintains the counters.
     fn write(
         &mut self,
         kind: ChangeKind,

@@ -1,4 +1,4 @@
-//! What a decision says: rows to write, and a verdict for each command.
+//! The result of a decision: rows to write, and a verdict for each command.
 
 use super::{ChangeKind, Event, EventChange, EventStatus, KeyId, Reservation, Status, Timestamp};
 
@@ -9,13 +9,13 @@ pub struct Decision {
     pub event_change: Option<EventChange>,
     /// The key of the operator who changed the event.
     pub event_changed_by: Option<KeyId>,
-    /// Seats taken minus seats given back, where seats that the event gains are given back.
+    /// Seats taken minus seats given back; seats that the event gains count as given back.
     pub net_seats: i32,
-    /// By how much the seats of holds move.
+    /// The change in the number of held seats.
     pub net_held: i32,
-    /// By how much the number of confirmed reservations moves.
+    /// The change in the number of confirmed reservations.
     pub net_confirmed: i64,
-    /// One for each command, in their order.
+    /// One for each command, in the order of the commands.
     pub verdicts: Vec<Verdict>,
 }
 
@@ -30,11 +30,11 @@ impl Decision {
 #[derive(Clone, Debug)]
 pub struct Change {
     pub kind: ChangeKind,
-    /// Seats taken, given back, or kept, as the kind has it.
+    /// Seats taken, given back or kept, depending on the kind.
     pub seats: i32,
-    /// As it is afterwards.
+    /// The reservation after the change.
     pub reservation: Reservation,
-    /// The version that the row must be at; `None` for a new one.
+    /// The version at which the row must still be; `None` for a new row.
     pub previous_version: Option<i64>,
     /// The key of the operator who asked for it.
     pub by: Option<KeyId>,
@@ -42,17 +42,18 @@ pub struct Change {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Holds once the decision is committed.
+    /// True once the decision is committed.
     Accepted(Acceptance),
-    /// The same, where it rests on the clock: then a change that fixes it is part of the decision.
+    /// Likewise, if it depends on the clock: the decision then includes the change that makes it
+    /// permanent.
     Refused(Refusal),
-    /// Needs an effect of this batch: belongs at the head of the next one.
+    /// Needs an effect of this batch, so it belongs at the head of the next one.
     Deferred,
 }
 
 impl Verdict {
-    /// Whether it is true only of a state that was read, and not of one that is remembered: no
-    /// version guards it, since it writes nothing, or it needs what is not remembered.
+    /// Whether it requires a state that was read, not one that is remembered: it writes nothing, so
+    /// no version guards it, or it needs something that is not remembered.
     pub fn needs_a_read(&self) -> bool {
         match self {
             Self::Accepted(acceptance) => acceptance.shows_what_was() || acceptance.is_sweep(),
@@ -61,7 +62,7 @@ impl Verdict {
         }
     }
 
-    /// Whether it was refused for what a partner has.
+    /// Whether it was refused because of what the partner already has.
     pub fn is_over_limit(&self) -> bool {
         use Refusal::{TooManyHolds, TooManySeatsOfPartner};
         matches!(self, Self::Refused(TooManyHolds { .. } | TooManySeatsOfPartner { .. }))
@@ -70,17 +71,17 @@ impl Verdict {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acceptance {
-    /// As many as items were asked for, in their order.
+    /// One reservation for each item, in the order of the items.
     Reserved(Vec<Reservation>),
-    /// An earlier request with the same key made these; shown as they are now.
+    /// Made by an earlier request with the same key; shown as they are now.
     Replayed(Vec<Reservation>),
     /// Confirmed, extended or shrunk.
     Altered(Reservation),
-    /// It was so before: somebody asked twice.
+    /// It was already as requested: the request was repeated.
     Unaltered(Reservation),
     Cancelled,
     EventChanged(Event),
-    /// It was so before.
+    /// The event was already as requested.
     EventUnchanged(Event),
     Swept,
 }
@@ -106,44 +107,44 @@ impl Acceptance {
 /// Why a command is not granted. Expected, and final for this command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The event has no such slug behind it.
+    /// There is no event with this id.
     EventNotFound,
     /// Fewer seats are left than were asked for.
     InsufficientSeats {
         available_seats: i32,
-        /// When the next hold ends, whose seats may come back then.
+        /// When the next hold ends, whose seats may then become available.
         next_hold_expires_at: Option<Timestamp>,
     },
-    /// The event sells nothing now.
+    /// The event is not selling now.
     SalesClosed {
         status: EventStatus,
         sales_open_at: Option<Timestamp>,
         sales_close_at: Option<Timestamp>,
     },
-    /// More than one reservation of this event may have.
+    /// More seats than one reservation of this event may have.
     TooManySeats {
-        /// Which of the items of a list asks for more; `None` where it is no list.
+        /// Which item of a list asks for too many; `None` if the request is not a list.
         item: Option<usize>,
         seats_max: i32,
     },
-    /// The partner would have more holds than it may have.
+    /// The partner would have more holds than it may have at once.
     TooManyHolds { used: i64, max: i64 },
-    /// The partner would have more seats than the event lets one have.
+    /// The partner would have more seats than the event allows one partner.
     TooManySeatsOfPartner { used: i64, max: i64 },
-    /// Unknown in this event; for a cancel also: no longer active.
+    /// No such reservation in this event; for a cancel, also one that is no longer active.
     ReservationNotFound,
-    /// A hold whose time was over before it was confirmed.
+    /// The hold's time was over before it was confirmed.
     HoldExpired,
-    /// The status does not allow it.
+    /// The reservation's status does not allow the change.
     ReservationNotActive { status: Status },
-    /// A reservation can only get smaller.
+    /// A reservation can only shrink.
     CannotGrow { seats: i32 },
-    /// More seats than that are sold or held.
+    /// More seats are sold or held than the event would have.
     CapacityBelowSold { taken_seats: i32 },
-    /// The end of the sales is not after their beginning.
+    /// Sales would not end after they begin.
     SalesWindowEmpty,
-    /// It is at another version than the caller wants it to be.
+    /// The current version is not one that the caller named.
     PreconditionFailed { version: i64 },
-    /// The key was used for another request.
+    /// The key was used for a different request.
     IdempotencyKeyReused,
 }

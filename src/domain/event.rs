@@ -11,7 +11,7 @@ use super::{SeatCount, Timestamp, is_line};
 pub struct EventId(Arc<str>);
 
 impl EventId {
-    /// Bytes, which for a slug are characters.
+    /// In bytes, which for a slug are characters.
     pub const LENGTH_MAX: usize = 64;
 
     /// `None` unless the text matches `^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$`.
@@ -36,8 +36,8 @@ impl fmt::Display for EventId {
     }
 }
 
-/// What people call an event: 1 to 200 characters, not blank, without control characters. Cheap to
-/// clone.
+/// The display name of an event: 1 to 200 characters, not blank, without control characters. Cheap
+/// to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventName(Arc<str>);
 
@@ -45,12 +45,12 @@ impl EventName {
     /// Unicode scalar values, not bytes.
     pub const LENGTH_MAX: usize = 200;
 
-    /// `None` if the text is blank, too long, or has a control character in it.
+    /// `None` if the text is blank, too long, or contains a control character.
     pub fn parse(text: &str) -> Option<Self> {
         (is_line(text, Self::LENGTH_MAX) && !text.trim().is_empty()).then(|| Self(text.into()))
     }
 
-    /// For what the table has, which may have been put there by hand.
+    /// Accepts any name from the table, since it may have been put there by hand.
     pub fn stored(text: &str) -> Self {
         Self(text.into())
     }
@@ -60,7 +60,7 @@ impl EventName {
     }
 }
 
-/// Seats of an event, 1 to [`TotalSeats::MAX`].
+/// The number of seats of an event, 1 to [`TotalSeats::MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TotalSeats(i32);
 
@@ -78,14 +78,14 @@ impl TotalSeats {
     }
 }
 
-/// Whether an event sells.
+/// Whether an event is selling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventStatus {
     OnSale,
     Paused,
     Closed,
-    /// On sale, but the end of the sales was reached, and somebody was told so. Another end makes
-    /// it on sale again. Callers see it as closed.
+    /// On sale, but the sales have reached their end, and a caller has been told so. Setting
+    /// another end puts the event on sale again. Callers see it as closed.
     Ended,
 }
 
@@ -122,13 +122,13 @@ pub struct Event {
     pub name: EventName,
     pub total_seats: i32,
     pub available_seats: i32,
-    /// Seats of holds; those of holds that are past their time, too, until they are expired.
+    /// Seats of holds, including those past their time until they are expired.
     pub held_seats: i32,
-    /// Confirmed reservations.
+    /// The number of confirmed reservations.
     pub reservation_count: i64,
-    /// Seats that one reservation may have, at most. Never changes.
+    /// How many seats one reservation may have. Never changes.
     pub seats_per_reservation_max: i32,
-    /// Seats that one partner may have, held and booked together. Never changes.
+    /// How many seats one partner may have, held and booked together. Never changes.
     pub seats_per_partner_max: Option<i32>,
     pub status: EventStatus,
     pub sales_open_at: Option<Timestamp>,
@@ -149,7 +149,7 @@ pub struct NewEvent {
     pub sales_close_at: Option<Timestamp>,
 }
 
-/// What a version changes of the event itself; `None` stays as it is.
+/// What a version changes of the event itself; fields that are `None` stay as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventChange {
     pub name: Option<EventName>,
@@ -164,8 +164,7 @@ impl EventChange {
         *self == Self::default()
     }
 
-    /// The event after the change, but for its counters: `available_seats` is settled by the
-    /// decision.
+    /// Applies the change to everything except the counters: the decision sets `available_seats`.
     pub fn apply(&self, event: &mut Event) {
         let Self { name, total_seats, status, sales_open_at, sales_close_at } = self.clone();
         event.name = name.unwrap_or_else(|| event.name.clone());

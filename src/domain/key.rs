@@ -1,4 +1,4 @@
-//! Keys: who calls, and what for.
+//! API keys: who is calling, and with which rights.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::{PartnerId, Timestamp, is_line};
 
-/// The public part of a key: 16 digits and lower-case letters from a to f. Cheap to clone.
+/// The public part of a key: 16 lower-case hexadecimal digits. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId(Arc<str>);
 
 impl KeyId {
-    /// Bytes, which here are characters.
+    /// In bytes, which here are characters.
     pub const LENGTH: usize = 16;
 
     /// `None` unless the text matches `^[0-9a-f]{16}$`.
@@ -26,7 +26,7 @@ impl KeyId {
     }
 }
 
-/// Maps are searched by the text that a request has.
+/// Lets maps be searched by the text that a request contains.
 impl Borrow<str> for KeyId {
     fn borrow(&self) -> &str {
         &self.0
@@ -39,7 +39,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// What people call a key: 1 to 128 characters, not blank, without control characters.
+/// The display name of a key: 1 to 128 characters, not blank, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName(Arc<str>);
 
@@ -47,7 +47,7 @@ impl KeyName {
     /// Unicode scalar values, not bytes.
     pub const LENGTH_MAX: usize = 128;
 
-    /// `None` if the text is blank, too long, or has a control character in it.
+    /// `None` if the text is blank, too long, or contains a control character.
     pub fn parse(text: &str) -> Option<Self> {
         (is_line(text, Self::LENGTH_MAX) && !text.trim().is_empty()).then(|| Self(text.into()))
     }
@@ -57,19 +57,19 @@ impl KeyName {
     }
 }
 
-/// What a key is good for.
+/// What a key allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Books for this partner, and sees what is its own.
+    /// Books for this partner, and sees what belongs to it.
     Partner(PartnerId),
     /// Sees everything, and changes nothing.
     Read,
-    /// Sees and changes everything, keys among it.
+    /// Sees and changes everything, including keys.
     Operator,
 }
 
 impl Scope {
-    /// The words of the API and of the table, from the narrowest to the widest.
+    /// The words in the API and in the table, from the narrowest scope to the widest.
     pub const WORDS: [&'static str; 3] = ["partner", "read", "operator"];
 
     pub fn as_str(&self) -> &'static str {
@@ -80,8 +80,8 @@ impl Scope {
         }
     }
 
-    /// `None` for a word that is none of them, and where the partner belongs to it and is missing,
-    /// or the other way round.
+    /// `None` for an unknown word, for a partner's scope without a partner, and for any other scope
+    /// with one.
     pub fn of(word: &str, partner_id: Option<PartnerId>) -> Option<Self> {
         match (word, partner_id) {
             ("partner", Some(partner_id)) => Some(Self::Partner(partner_id)),
@@ -103,7 +103,7 @@ pub struct NewKey {
     pub name: KeyName,
     pub scope: Scope,
     pub expires_at: Option<Timestamp>,
-    /// The key that it was asked for with; `None` for one that was made at the command line.
+    /// The key that authorised the request; `None` for a key made on the command line.
     pub made_by: Option<KeyId>,
 }
 
@@ -118,24 +118,24 @@ pub struct Key {
     pub expires_at: Option<Timestamp>,
     pub revoked_at: Option<Timestamp>,
     pub revoked_by: Option<KeyId>,
-    /// To about ten seconds.
+    /// Accurate to about ten seconds.
     pub last_used_at: Option<Timestamp>,
 }
 
-/// Who asks for a change, as far as that is known.
+/// Who asks for a change, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Caller {
-    /// Nobody is asked for a key, or it is the service itself.
+    /// Access control is off, or the service itself is the caller.
     #[default]
     Anybody,
-    /// Touches only what is its own.
+    /// May touch only what belongs to this partner.
     Partner(PartnerId),
     /// May touch everything; the journal names the key.
     Operator(KeyId),
 }
 
 impl Caller {
-    /// Whether a reservation of this partner may be touched.
+    /// Whether this caller may touch a reservation of this partner.
     pub fn may_touch(&self, partner_id: &PartnerId) -> bool {
         match self {
             Self::Anybody | Self::Operator(_) => true,
@@ -143,7 +143,7 @@ impl Caller {
         }
     }
 
-    /// What the journal says of it.
+    /// The key that the journal records, if any.
     pub fn operator_key(&self) -> Option<&KeyId> {
         match self {
             Self::Anybody | Self::Partner(_) => None,

@@ -4,26 +4,26 @@ use std::collections::HashMap;
 
 use super::{IdempotencyKey, PartnerId, Reservation, ReservationId, Timestamp};
 
-/// Holds past their time that are read beside a batch. With so many of them there may be more,
-/// which wait for the next batch.
+/// How many holds past their time are read with a batch, at most. If this many are found there may
+/// be more, which wait for the next batch.
 pub const DUE_HOLDS_MAX: usize = 512;
 
 /// The reservations that the commands of a batch name, by id or by idempotency key, and the holds
-/// past their time whose seats they may need, read in one snapshot with the event. Empty where the
-/// event is only remembered: then an acceptance that writes is still sound, since the version and
-/// the unique key guard it, and a refusal is not.
+/// past their time whose seats they may need, read in one snapshot with the event. Empty if the
+/// event is only remembered: an acceptance that writes is still sound then, since the version and
+/// the unique key guard it; a refusal is not.
 #[derive(Debug, Default)]
 pub struct Named {
     by_id: HashMap<ReservationId, Reservation>,
-    /// In the order of their items.
+    /// The reservations of each key, in the order of their items.
     by_key: HashMap<(PartnerId, IdempotencyKey), Vec<ReservationId>>,
-    /// When the first of the holds ends that are not past their time; only where seats may be
+    /// The earliest end among the holds that are not past their time; only known where seats may be
     /// short.
     pub next_hold_expires_at: Option<Timestamp>,
 }
 
 impl Named {
-    /// The same one any number of times.
+    /// Inserting the same reservation again has no effect.
     pub fn insert(&mut self, reservation: Reservation) {
         let (id, item) = (reservation.id, reservation.item);
         let keyed = reservation.keyed.clone();
@@ -43,7 +43,7 @@ impl Named {
         self.by_id.get(&id)
     }
 
-    /// What a key has made, in the order of its items; empty for a key that was not used.
+    /// The reservations made with a key, in the order of their items; empty for an unused key.
     pub(super) fn by_key(&self, partner_id: &PartnerId, key: &IdempotencyKey) -> Vec<&Reservation> {
         if self.by_key.is_empty() {
             return Vec::new();
@@ -52,7 +52,7 @@ impl Named {
         ids.into_iter().flatten().map(|id| &self.by_id[id]).collect()
     }
 
-    /// The holds past their time, the oldest first.
+    /// The holds past their time, oldest first.
     pub(super) fn due(&self, now: Timestamp) -> Vec<&Reservation> {
         let mut due: Vec<_> = self.by_id.values().filter(|hold| hold.is_due(now)).collect();
         due.sort_unstable_by_key(|hold| (hold.hold_expires_at, hold.id));

@@ -1,5 +1,5 @@
-//! The reservation and the values it is made of. Each type carries its proof: it cannot be built
-//! from a value that the contract refuses.
+//! The reservation and the values it is made of. Each type is valid by construction: it cannot be
+//! built from a value that the contract refuses.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{EventId, KeyedRequest, Reference, Timestamp, is_line};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReservationId(pub Uuid);
 
-/// Who books: 1 to 128 characters, not blank, without control characters. Cheap to clone.
+/// The id of a partner: 1 to 128 characters, not blank, without control characters. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PartnerId(Arc<str>);
 
@@ -19,7 +19,7 @@ impl PartnerId {
     /// Unicode scalar values, not bytes.
     pub const LENGTH_MAX: usize = 128;
 
-    /// `None` if the text is blank, too long, or has a control character in it.
+    /// `None` if the text is blank, too long, or contains a control character.
     pub fn parse(text: &str) -> Option<Self> {
         (is_line(text, Self::LENGTH_MAX) && !text.trim().is_empty()).then(|| Self(text.into()))
     }
@@ -29,13 +29,13 @@ impl PartnerId {
     }
 }
 
-/// Seats of one reservation, 1 to [`SeatCount::MAX`]. What the event allows may be less.
+/// The number of seats of one reservation, 1 to [`SeatCount::MAX`]. An event may allow fewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeatCount(i32);
 
 impl SeatCount {
     pub const MAX: i32 = 10_000;
-    /// What an event allows that says nothing else.
+    /// The maximum of an event that does not specify one.
     pub const DEFAULT_MAX: Self = Self(10);
 
     /// `None` outside 1 to [`SeatCount::MAX`].
@@ -50,7 +50,7 @@ impl SeatCount {
     }
 }
 
-/// What has become of a reservation. Held and confirmed ones own their seats.
+/// What has become of a reservation. Held and confirmed reservations own their seats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
     Held,
@@ -91,10 +91,10 @@ pub struct Reservation {
     pub id: ReservationId,
     pub event_id: EventId,
     pub partner_id: PartnerId,
-    /// Those it owns; a cancelled or expired one keeps the number.
+    /// The seats it owns; if cancelled or expired, those it owned last.
     pub seats: i32,
     pub status: Status,
-    /// When a hold was to end; `None` for what was never held.
+    /// When the hold ends or was to end; `None` if it was never a hold.
     pub hold_expires_at: Option<Timestamp>,
     pub reference: Option<Reference>,
     /// The event's version at which it last changed.
@@ -107,7 +107,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// When it ends by itself, or has ended so. What was confirmed lasts.
+    /// When it expires, or has expired. A confirmed reservation does not expire.
     pub fn ends_at(&self) -> Option<Timestamp> {
         match self.status {
             Status::Held | Status::Expired => self.hold_expires_at,
@@ -145,7 +145,7 @@ impl ChangeKind {
         Self::Expired,
     ];
 
-    /// The word for it.
+    /// The word in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reserved => "reserved",
@@ -162,7 +162,7 @@ impl ChangeKind {
         Self::ALL.into_iter().find(|kind| *kind as i16 == number)
     }
 
-    /// What a reservation has become by it; `None` where that stays as it was.
+    /// The reservation's status after the change; `None` if that stays as it was.
     pub fn status(self) -> Option<Status> {
         match self {
             Self::Reserved | Self::Confirmed => Some(Status::Confirmed),
@@ -173,8 +173,8 @@ impl ChangeKind {
         }
     }
 
-    /// How many of the event's seats it takes; less than none if it gives them back. `seats` is
-    /// what the journal says: those that were taken, given back, or kept.
+    /// How many of the event's seats it takes; negative if it gives them back. `seats` is the
+    /// number in the journal: the seats that were taken, given back or kept.
     pub fn seats_taken(self, seats: i64) -> i64 {
         match self {
             Self::Reserved | Self::Held => seats,

@@ -1,5 +1,5 @@
-//! Values at their limits, and what words, kinds and commands stand for. What is decided is tested
-//! where that is done.
+//! Values at their limits, and the meaning of words, kinds and commands. Decisions are tested
+//! beside `decide`.
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use super::*;
 const NOW: Timestamp = OffsetDateTime::UNIX_EPOCH;
 const LATE: Timestamp = NOW.saturating_add(Duration::hours(1));
 
-/// Characters, of two bytes each.
+/// A text of this many characters, of two bytes each.
 fn long(characters: usize) -> String {
     "ä".repeat(characters)
 }
@@ -109,7 +109,7 @@ fn texts_have_limits_in_characters() {
     assert_eq!(EventName::parse(blank), None);
     assert_eq!(KeyName::parse(blank), None);
     assert!(Reference::parse(blank).is_some());
-    // What was put into the table by hand is shown as it is.
+    // A name that was put into the table by hand is shown as it is.
     assert_eq!(EventName::stored("a\nb").as_str(), "a\nb");
 }
 
@@ -258,7 +258,7 @@ fn commands_say_what_they_need() {
     }
 }
 
-/// Only where access control is on, and only if the event limits partners or it is a hold.
+/// Only with access control, and only if the event limits partners or the request has a hold.
 #[test]
 fn what_a_partner_has_counts_where_it_is_limited() {
     let limits = Some(PartnerLimits { open_holds_max: 1 });
@@ -279,7 +279,7 @@ fn what_a_partner_has_counts_where_it_is_limited() {
     }
 }
 
-/// They are stored: what was asked for years ago has to be the same text today.
+/// Fingerprints are stored: a request from years ago must give the same text today.
 #[test]
 fn fingerprints_tell_requests_apart() {
     let full = Item { hold: HoldTime::new(60), reference: Reference::parse("ä;1"), ..item(2, 4) };
@@ -371,13 +371,13 @@ fn what_a_key_has_made_is_in_the_order_of_its_items() {
     assert_eq!(items, [0, 1, 2, 3].map(made).iter().collect::<Vec<_>>());
     assert!(named.by_key(&partner("other"), &key).is_empty());
     assert_eq!(named.by_id(made(3).id), Some(&made(3)));
-    // The oldest first, and of those that end together the one with the lowest id.
+    // Oldest first; holds that end at the same time are in the order of their ids.
     let due: Vec<i16> = named.due(LATE).iter().map(|hold| hold.item).collect();
     assert_eq!(due, [3, 2, 1, 0]);
     assert!(named.due(NOW).is_empty());
 }
 
-/// What is remembered is good enough for what the version guards, and for nothing else.
+/// Remembered state is good enough for what the version guards, and for nothing else.
 #[test]
 fn what_writes_needs_no_read() {
     use Acceptance::*;

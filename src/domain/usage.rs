@@ -1,4 +1,4 @@
-//! What partners have of an event, as far as it counts against a limit.
+//! Usage: what partners have of an event, as far as it counts against a limit.
 
 use std::collections::HashMap;
 use std::ops::Add;
@@ -8,17 +8,17 @@ use super::{Change, ChangeKind, Event, PartnerId, Reserve};
 #[cfg(test)]
 mod tests;
 
-/// What one partner has: holds that are past their time count no more.
+/// What one partner has; holds that are past their time no longer count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Held and booked together; of an event that limits them.
+    /// Held and booked seats together; meaningful only if the event limits them.
     pub seats: i64,
-    /// Holds, not their seats.
+    /// The number of holds, not of their seats.
     pub holds: i64,
 }
 
 impl Usage {
-    /// What a booking takes.
+    /// What a booking adds.
     pub fn of(reserve: &Reserve) -> Self {
         let holds = reserve.items.iter().filter(|item| item.hold.is_some()).count();
         Self { seats: reserve.seats().into(), holds: holds as i64 }
@@ -33,23 +33,23 @@ impl Add for Usage {
     }
 }
 
-/// Partners of whom it is remembered what they have.
+/// How many partners' usage is remembered, at most.
 pub(super) const PARTNERS_MAX: usize = 10_000;
 
-/// What the partners of an event have at one of its versions, as far as it is known.
+/// What the partners of an event have at one of its versions, as far as is known.
 ///
-/// It may say too much, never too little: what is given back is not subtracted. That is enough to
-/// grant something; to be refused, a partner has to be read.
+/// It may be too high, never too low: what is given back is not subtracted. That is enough to grant
+/// a command; before one is refused, the partner's usage is read.
 #[derive(Debug, Default)]
 pub struct UsageByPartner {
     partners: HashMap<PartnerId, Usage>,
-    /// Partners that are not among them have nothing. When sales open every partner is new, and each
-    /// commit would need a read before it.
+    /// Partners that are not in the map have nothing. Without this, each commit would need a read
+    /// when sales open, since every partner is new then.
     complete: bool,
 }
 
 impl UsageByPartner {
-    /// What is known from the event alone: while all of its seats are available, nobody has any.
+    /// What the event alone tells: while all of its seats are available, nobody has any.
     pub fn of_event(event: &Event) -> Self {
         let complete = event.available_seats == event.total_seats;
         Self { partners: HashMap::new(), complete }
@@ -61,27 +61,27 @@ impl UsageByPartner {
         known.or_else(|| self.complete.then(Usage::default))
     }
 
-    /// What was read of a partner.
+    /// Adds what was read about a partner.
     pub fn insert(&mut self, partner_id: PartnerId, used: Usage) {
         self.partners.insert(partner_id, used);
     }
 
-    /// With what was read at the same version.
+    /// Adds what was read at the same version. If too many are remembered, only that is kept.
     pub fn with(mut self, read: Self) -> Self {
         if self.partners.len() >= PARTNERS_MAX {
             return read;
         }
-        // In place: with many partners, nearly every batch has one who is new.
+        // In place: with many partners, nearly every batch has a new one.
         self.partners.extend(read.partners);
         self
     }
 
-    /// At the next version of the event, which came by these changes.
+    /// The usage at the event's next version, which these changes made.
     pub fn after(mut self, event: &Event, changes: &[Change]) -> Self {
         for Change { kind, seats, reservation, .. } in changes {
             let granted = |holds| Usage { seats: (*seats).into(), holds };
             match kind {
-                // Of an event that does not limit them, only holds count.
+                // If the event does not limit seats, only holds count.
                 ChangeKind::Reserved if event.seats_per_partner_max.is_none() => {}
                 ChangeKind::Reserved => self.add(&reservation.partner_id, granted(0)),
                 ChangeKind::Held => self.add(&reservation.partner_id, granted(1)),

@@ -1,4 +1,4 @@
-//! What becomes of a reservation: confirmed, extended, shrunk, cancelled, expired.
+//! Changes of a reservation: confirm, extend, shrink, cancel, expire.
 
 use super::Batch;
 use crate::domain::{
@@ -6,7 +6,7 @@ use crate::domain::{
     Status, Verdict,
 };
 
-/// A hold that is extended again and again ends so long after it was made.
+/// The longest life of a hold from its creation, however often it is extended.
 const HOLD_LIFE_MAX: time::Duration = time::Duration::days(7);
 
 impl Batch<'_> {
@@ -15,7 +15,7 @@ impl Batch<'_> {
         if self.altered.contains(id) {
             return Verdict::Deferred;
         }
-        // Another partner's is not there, whatever has become of it.
+        // Another partner's reservation is not found, whatever its status.
         let found = self.named.by_id(*id).filter(|found| by.may_touch(&found.partner_id));
         let Some(found) = found else {
             return Verdict::Refused(Refusal::ReservationNotFound);
@@ -70,7 +70,7 @@ impl Batch<'_> {
             return Verdict::Refused(Refusal::CannotGrow { seats: found.seats });
         }
         if seats == found.seats {
-            // Asked twice, as after an answer that was lost.
+            // A repeated request, for example after its answer was lost.
             return Verdict::Accepted(Acceptance::Unaltered(found.clone()));
         }
         let freed = found.seats - seats;
@@ -92,7 +92,7 @@ impl Batch<'_> {
         Verdict::Accepted(Acceptance::Altered(after))
     }
 
-    /// A hold past its time: its seats are there for this very batch.
+    /// Expires a hold past its time. Its seats are available to this very batch.
     pub fn expire(&mut self, hold: &Reservation) {
         if self.altered.contains(&hold.id) {
             return;

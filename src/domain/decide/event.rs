@@ -1,11 +1,11 @@
-//! Changes of the event itself, and whether it sells.
+//! Changes of the event itself, and whether it is selling.
 
 use super::{Batch, Cover};
 use crate::domain::{Acceptance, ChangeEvent, Event, EventChange, EventStatus, Refusal, Verdict};
 
 impl Batch<'_> {
     pub fn change_event(&mut self, wanted: &ChangeEvent) -> Verdict {
-        // It takes a version of its own.
+        // A change of the event gets a version of its own.
         if self.decision.writes() {
             return Verdict::Deferred;
         }
@@ -41,7 +41,7 @@ impl Batch<'_> {
         Verdict::Accepted(Acceptance::EventChanged(after))
     }
 
-    /// What of a wanted change is not so already.
+    /// The part of a requested change that is not in effect already.
     fn difference(&self, wanted: &ChangeEvent) -> EventChange {
         let now = self.event;
         let ChangeEvent { name, total_seats, status, sales_open_at, sales_close_at, .. } = wanted;
@@ -59,8 +59,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Why nothing new is made now, if that is so. Sales that have reached their end are ended by
-    /// it.
+    /// The verdict on a new booking, if the event is not selling now. Sales that have reached their
+    /// end are ended here.
     pub fn sales_stop(&mut self) -> Option<Verdict> {
         let Event { status, sales_open_at, sales_close_at, .. } = *self.event;
         let closed = |status| {

@@ -1,12 +1,12 @@
-//! What one partner may have of an event. Decided like everything else: against the base state and
-//! what earlier commands of the batch take, and guarded by the version, so that two replicas cannot
-//! both grant the last of it.
+//! Limits on what one partner may have of an event. They are decided like everything else, against
+//! the base state and what earlier commands of the batch take, and guarded by the version, so that
+//! two replicas cannot both grant the last of it.
 
 use super::Batch;
 use crate::domain::{Refusal, Reserve, Usage, Verdict};
 
 impl<'a> Batch<'a> {
-    /// Why the partner may not have so much more, if that is so.
+    /// The verdict, if the request would exceed the partner's limits.
     pub fn limits_stop(&mut self, reserve: &'a Reserve) -> Option<Verdict> {
         let limits = reserve.limits.as_ref()?;
         let partner_id = reserve.limited_partner(self.event)?;
@@ -23,14 +23,14 @@ impl<'a> Batch<'a> {
             }
             Refusal::TooManySeatsOfPartner { used: used.seats, max }
         };
-        // What it gives back in this batch it has no more in the next one.
+        // What the partner gives back in this batch no longer counts in the next one.
         if self.relieved.contains(partner_id) {
             return Some(Verdict::Deferred);
         }
         Some(Verdict::Refused(refusal))
     }
 
-    /// The partner has taken what the command asks for.
+    /// Adds what the command takes to the partner's usage.
     pub fn use_up(&mut self, reserve: &'a Reserve) {
         if reserve.limited_partner(self.event).is_some() {
             let used = self.used(reserve) + Usage::of(reserve);

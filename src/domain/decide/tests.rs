@@ -1,4 +1,4 @@
-//! Tables for single decisions, and properties of all of them.
+//! Table-driven tests of single decisions, and properties of all decisions.
 
 use proptest::prelude::*;
 use time::{Duration, OffsetDateTime};
@@ -50,7 +50,7 @@ fn item(number: u128, seats: i32) -> Item {
     Item { id: id(1_000_000 + number), seats, hold: None, reference: None }
 }
 
-/// A booking whose ids are no earlier reservation's.
+/// A booking, with ids that no earlier reservation has.
 fn reserve_all(items: Vec<Item>, key: Option<&str>, precondition: Precondition) -> Command {
     Command::Reserve(Reserve {
         partner_id: partner("abc-corp"),
@@ -150,7 +150,7 @@ fn decided(available_seats: i32, stored: &[Reservation], commands: &[Command]) -
     decided_on(&event(available_seats), stored, commands)
 }
 
-/// Decides, and compares the verdicts in short (see [`short`]) and the net seats.
+/// Decides, and compares the net seats and the verdicts in short form (see [`short`]).
 fn check_on(
     event: &Event,
     stored: &[Reservation],
@@ -214,7 +214,7 @@ fn short(verdict: &Verdict) -> String {
     }
 }
 
-/// What is written, in short: kinds and ids.
+/// The rows to write, in short form: kinds and ids.
 fn written(decision: &Decision) -> String {
     let each = decision.changes.iter();
     let each =
@@ -287,7 +287,7 @@ fn freed_seats_are_sold_in_the_next_batch() {
     let active = [stored(1, 3, Status::Confirmed, None)];
     let commands = [cancel(1), reserve(1, 2, None), reserve(2, 1, None)];
     check(1, &active, &commands, "cancelled deferred made:1", -2);
-    // What came before the cancel does not wait for it.
+    // A command that came before the cancel does not wait for it.
     let commands = [reserve(1, 2, None), cancel(1)];
     check(1, &active, &commands, "short:1 cancelled", -3);
 }
@@ -305,7 +305,7 @@ fn a_key_is_looked_up_before_every_other_check() {
 fn one_key_twice_in_a_batch_waits() {
     let commands = [reserve(1, 3, Some("k")), reserve(2, 3, Some("k")), reserve(3, 3, Some("l"))];
     check(9, &[], &commands, "made:3 deferred made:3", 6);
-    // A refused request does not use its key up.
+    // A refused request does not use up its key.
     let commands = [reserve(1, 3, Some("k")), reserve(2, 2, Some("k"))];
     check(2, &[], &commands, "short:2 made:2", 2);
 }
@@ -336,7 +336,7 @@ fn confirms_a_hold_once_and_says_so_twice() {
     assert!(!decision.writes());
 }
 
-/// At the very moment of its end it is over.
+/// A hold is over at the very moment of its end.
 #[test]
 fn what_is_said_of_a_hold_past_its_time_is_written() {
     for end in [NOW, PAST] {
@@ -371,7 +371,7 @@ fn holds_past_their_time_make_room_oldest_first() {
     assert_eq!(written(&decision), "Expired:2 Reserved:1000001");
     let decision = check(1, &held, &[reserve(1, 4, None), hold(2, 2)], "made:4 made:2", 1);
     assert_eq!(written(&decision), "Expired:2 Reserved:1000001 Expired:1 Held:1000002");
-    // Together they do not do, and nobody is told of the clock: nothing is written.
+    // Together they are not enough, and no answer depends on the clock: nothing is written.
     assert!(!check(1, &held, &[reserve(1, 7, None)], "short:6", 0).writes());
     let swept = check(1, &held, &[Command::Sweep], "swept", -5);
     assert_eq!(written(&swept), "Expired:2 Expired:1");
@@ -446,7 +446,7 @@ fn makes_all_or_nothing() {
     let commands = [reserve_all(three(), None, Precondition::Any), reserve(4, 8, None)];
     check(8, &[], &commands, "short:8 made:8", 8);
 
-    // Sent again, it is shown as it is, in its order.
+    // Sent again, the request shows the same reservations as they are now, in the request's order.
     let mut made: Vec<Reservation> =
         decision.changes.into_iter().map(|change| change.reservation).collect();
     made.reverse();
@@ -503,7 +503,7 @@ fn one_of_those_who_name_a_version_wins() {
     check(9, &made, &[at(41, Action::Cancel)], "is-at:40", 0);
 }
 
-/// Whatever else would refuse a new one.
+/// Whatever else would refuse a new request.
 #[test]
 fn a_replay_wins_over_everything() {
     let made = [stored(1, 3, Status::Confirmed, Some("k"))];

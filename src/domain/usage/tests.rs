@@ -1,12 +1,12 @@
 use super::*;
 use crate::domain::tests::{event, hold_of, partner};
 
-/// An event that limits its partners, with so many of its ten seats available.
+/// An event that limits its partners, with this many of its ten seats available.
 fn limiting(available_seats: i32) -> Event {
     Event { available_seats, seats_per_partner_max: Some(9), ..event() }
 }
 
-/// By seats and holds.
+/// Usage as read, from each partner's name, seats and holds.
 fn read(partners: &[(&str, i64, i64)]) -> UsageByPartner {
     let mut usage = UsageByPartner::default();
     for (name, seats, holds) in partners {
@@ -19,7 +19,7 @@ fn change(name: &str, kind: ChangeKind, seats: i32) -> Change {
     Change { kind, seats, reservation: hold_of(name), previous_version: None, by: None }
 }
 
-/// Seats and holds of each.
+/// Compares the seats and holds of each partner; `None` is unknown.
 fn check(usage: &UsageByPartner, expected: &[(&str, Option<(i64, i64)>)]) {
     for (name, expected) in expected {
         let used = usage.of(&partner(name)).map(|used| (used.seats, used.holds));
@@ -27,7 +27,7 @@ fn check(usage: &UsageByPartner, expected: &[(&str, Option<(i64, i64)>)]) {
     }
 }
 
-/// It is enough to grant on: nobody has more than that. Who was never read is not made up.
+/// Enough to grant on, since nobody has more. Partners that were never read stay unknown.
 #[test]
 fn what_partners_have_is_known_after_a_commit() {
     let changes = [
@@ -45,7 +45,7 @@ fn what_partners_have_is_known_after_a_commit() {
     let after = before().after(&limiting(6), &changes);
     check(&after, &[("books", Some((9, 2))), ("cancels", Some((5, 0)))]);
     check(&after, &unchanged);
-    // Where seats are not limited, holds are.
+    // If the event does not limit seats, it still limits holds.
     let after = before().after(&event(), &changes);
     check(&after, &[("books", Some((6, 2))), ("cancels", Some((4, 0)))]);
     check(&after, &unchanged);
@@ -66,7 +66,7 @@ fn while_all_seats_are_available_nobody_has_any() {
         ],
     );
     check(&usage, &[nobody, ("books", Some((5, 0))), ("holds", Some((1, 1)))]);
-    // It stays so beside what is read.
+    // It stays complete when what was read is added.
     let usage = usage.with(read(&[("books", 4, 0)]));
     check(&usage, &[nobody, ("books", Some((4, 0))), ("holds", Some((1, 1)))]);
 }
@@ -77,7 +77,7 @@ fn what_is_read_of_partners_is_added_to_what_is_known() {
     check(&usage, &[("abc-corp", Some((2, 1))), ("other", Some((3, 0)))]);
 }
 
-/// Not for ever more of them.
+/// The number of remembered partners is bounded.
 #[test]
 fn so_many_partners_are_remembered() {
     let books = |number: usize| change(&number.to_string(), ChangeKind::Reserved, 1);

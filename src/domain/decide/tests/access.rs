@@ -1,4 +1,4 @@
-//! Who asks, and how much one may have.
+//! Which caller may touch what, and how much a partner may have.
 
 use super::*;
 use crate::domain::{KeyId, PartnerLimits, Usage};
@@ -9,7 +9,7 @@ fn ours() -> Caller {
     Caller::Partner(partner("abc-corp"))
 }
 
-/// The same command, asked for by somebody who is known.
+/// The same command, from a caller who is known.
 fn known(command: Command, by: Caller) -> Command {
     match command {
         Command::Reserve(reserve) => Command::Reserve(Reserve {
@@ -23,7 +23,7 @@ fn known(command: Command, by: Caller) -> Command {
     }
 }
 
-/// Decides on an event that lets a partner have so many seats, of which it has `used`.
+/// Decides on an event that allows a partner `seats_max` seats, of which it has `used`.
 fn check_limits(
     seats_max: Option<i32>,
     used: Option<Usage>,
@@ -60,13 +60,13 @@ fn a_partner_has_no_more_than_it_may() {
         (Some(5), used(7, 0), &[book(1, 1)], "seats:7/5"),
         (Some(5), used(4, 0), &[hold(1, 1), hold(2, 1)], "made:1 seats:5/5"),
         (None, used(0, 1), &[hold(1, 1), hold(2, 1)], "made:1 holds:2/2"),
-        // Of holds it has more than it may, and wants none.
+        // The partner has more holds than it may, but the booking adds none.
         (Some(5), used(3, 3), &[book(1, 1), hold(2, 1)], "made:1 holds:3/2"),
         (None, used(0, 0), &[many(3), many(2)], "holds:0/2 made:1+1"),
         (None, used(0, 2), &[book(1, 9), hold(2, 1)], "made:9 holds:2/2"),
-        // Nothing has to be known of it.
+        // The partner's usage need not be known.
         (None, None, &[book(1, 9)], "made:9"),
-        // Nobody is known, so nobody is limited.
+        // The caller is not known, so nobody is limited.
         (Some(1), None, &[reserve(1, 9, None), super::hold(2, 9)], "made:9 made:9"),
     ];
     for (seats_max, used, commands, verdicts) in cases {
@@ -74,7 +74,7 @@ fn a_partner_has_no_more_than_it_may() {
     }
 }
 
-/// As for seats that are given back: they count from the next version on.
+/// From the next version on, as with seats that are given back.
 #[test]
 fn what_a_partner_gives_back_it_may_have_again() {
     let used = Some(Usage { seats: 5, holds: HOLDS_MAX.into() });
@@ -88,7 +88,7 @@ fn what_a_partner_gives_back_it_may_have_again() {
     check_limits(max, used, &booked, &[shrink(1, 1), again.clone()], "confirmed:1 deferred");
     check_limits(None, used, &held, &[confirm(1), hold_again.clone()], "confirmed:3 deferred");
     check_limits(None, used, &held, &[extend(1, 60), hold_again], "held:3 holds:2/2");
-    // What another partner gives back is not its own.
+    // What another partner gives back does not count for this one.
     let others = Reservation { partner_id: partner("other"), ..booked[0].clone() };
     check_limits(max, used, &[others], &[cancel(1), again], "cancelled seats:5/5");
 }
@@ -101,7 +101,7 @@ fn a_replay_is_limited_by_nothing() {
     check_limits(Some(5), used, &before, &[again], "replayed:confirmed");
 }
 
-/// Whatever it is, and nothing becomes of it by the asking.
+/// Whatever its status; and the request changes nothing.
 #[test]
 fn what_is_another_partners_is_not_found() {
     let theirs = Caller::Partner(partner("other"));

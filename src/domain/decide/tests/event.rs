@@ -1,4 +1,4 @@
-//! The event itself: whether it sells, and what changes of it.
+//! The event itself: whether it is selling, and changes of it.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn sells_only_while_it_is_on_sale() {
     check_on(&open, &[], &[reserve(1, 1, None)], "made:1", 1);
 }
 
-/// What was decided before the end must not land behind a refusal for it.
+/// Nothing decided before the end of sales may be committed after a refusal because of it.
 #[test]
 fn the_end_of_sales_is_written_before_it_is_told() {
     let over = Event { sales_close_at: Some(NOW), ..event(9) };
@@ -68,7 +68,7 @@ fn a_change_of_the_event_has_a_version_of_its_own() {
     assert!(decision.verdicts[0].needs_a_read());
 }
 
-/// What is so already is no change.
+/// Setting a value that is already set is not a change.
 #[test]
 fn changes_of_the_event_are_what_is_not_so_yet() {
     let opened = Event { sales_open_at: Some(PAST), sales_close_at: Some(LATE), ..event(9) };

@@ -9,7 +9,7 @@ struct Case {
     commands: Vec<Command>,
 }
 
-/// Few ids and keys, so that commands meet each other.
+/// Few ids and keys, so that commands often concern the same ones.
 fn case() -> impl Strategy<Value = Case> {
     let end = prop::sample::select(vec![PAST - Duration::SECOND, PAST, NOW, SOON, LATE]);
     let status = prop::sample::select(Status::ALL.to_vec());
@@ -79,7 +79,8 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// What the earlier commands of a batch did, told by their verdicts and not by running counters.
+/// What the earlier commands of a batch did, derived from their verdicts, not from running
+/// counters.
 #[derive(Default)]
 struct Earlier {
     taken: i32,
@@ -89,7 +90,7 @@ struct Earlier {
     altered: Vec<ReservationId>,
     wrote: bool,
     event_changed: bool,
-    /// Seats may have been needed, or were swept: any hold past its time may be expired.
+    /// Seats may have been needed, or a sweep ran: any hold past its time may be expired.
     may_have_expired: bool,
 }
 
@@ -154,7 +155,7 @@ impl Case {
         due.map(|made| made.seats).sum()
     }
 
-    /// The verdicts that the rules allow for a command, in short.
+    /// The verdicts that the rules allow for a command, in short form.
     fn allowed(&self, verdicts: &[Verdict], index: usize) -> Vec<String> {
         let earlier = Earlier::than(self, verdicts, index);
         if earlier.event_changed {
@@ -174,7 +175,7 @@ impl Case {
                 } else if lost > left {
                     format!("taken:{}", total_seats - left)
                 } else {
-                    // Expired holds, as many as it takes, are available afterwards.
+                    // As many due holds as needed are expired; all of their seats become available.
                     let needed = (lost - available_seats).max(0);
                     let mut due: Vec<_> =
                         self.stored.iter().filter(|made| self.is_due(made.id)).collect();
@@ -288,8 +289,8 @@ proptest! {
         }
     }
 
-    /// Rows are what was granted, in its order, and holds past their time; counters are what the
-    /// rows say.
+    /// The rows are what was granted, in the same order, and holds past their time; the counters
+    /// agree with the rows.
     #[test]
     fn what_is_written_is_what_was_granted(case in case()) {
         let decision = decided_on(&case.event, &case.stored, &case.commands);
@@ -337,13 +338,13 @@ proptest! {
         prop_assert_eq!(decision.net_confirmed, net_confirmed);
     }
 
-    /// Batch after batch, as the batcher runs them: seats are conserved at every version, never
-    /// below zero, and everything is answered in the end.
+    /// Batch after batch, as the batcher runs them: at every version the seats are conserved and
+    /// never below zero, and every command is answered in the end.
     #[test]
     fn seats_are_conserved_until_everything_is_answered(case in case()) {
         let mut event = case.event.clone();
         let mut made = case.stored.clone();
-        // As many as there have to be.
+        // Seats of all other reservations: whatever makes the total come out right.
         let others = event.total_seats - event.available_seats - made.iter().map(owned).sum::<i32>();
         event.held_seats = made.iter().map(held).sum();
         let mut waiting = case.commands.clone();

@@ -1,7 +1,7 @@
-//! Lets sqlx's checked macros compile from the one `sqlx-data.json` at the top of the project.
+//! Lets sqlx's checked macros compile from the single `sqlx-data.json` at the top of the project.
 //!
-//! sqlx reads a folder with a file per query, so this writes that folder into the build directory
-//! and points sqlx at it. With `SQLX_OFFLINE=false` it stays out of the way: `make prepare`
+//! sqlx expects a folder with one file for each query, so this script writes that folder into the
+//! build directory and points sqlx at it. With `SQLX_OFFLINE=false` it does nothing: `make prepare`
 //! compiles against a live database and must not be overridden.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let folder = Path::new(&env::var("OUT_DIR")?).join("sqlx");
-    // Anew each time: a query that left the file must leave the folder, too.
+    // Rebuilt from scratch, so that a query removed from the file does not stay in the folder.
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }

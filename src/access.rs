@@ -1,11 +1,12 @@
-//! Who calls: the keys, known here by heart, so that a request costs no question to the database.
+//! Authentication: an in-memory cache of all API keys, so that no request has to query the
+//! database.
 //!
-//! All keys are in memory. What is made or revoked elsewhere is looked for every second, and at
-//! once where somebody comes with a key that is not known; so a new key works immediately, and a
-//! revoked one stops working on every replica within seconds. Where the database has not been
-//! reached for longer than that, no key is taken for good any more, but for `/metrics`.
+//! Changes made elsewhere are polled every second, and at once when an unknown key arrives; so a
+//! new key works immediately, and a revoked one stops working on every replica within seconds. If
+//! the database has been unreachable for longer than that, no key is accepted any more, except for
+//! `/metrics`.
 //!
-//! Invariant: a secret is never kept. Its hash is, and is compared in constant time.
+//! Invariant: a secret is never kept. Only its hash is, and it is compared in constant time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,19 +28,19 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::domain::{Key, KeyId, KeyName, NewKey, PartnerId, Scope, SecretHash, Timestamp};
 use crate::store::{DatabaseClock, PostgresStore, SecretKey, Unavailable};
 
-/// Between two looks for what is new: how long a revoked key still works.
+/// The pause between two polls, and so how long a revoked key still works.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// Looks for keys that nobody knows come no faster than that, however many are tried.
+/// The minimum time between two polls, however many unknown keys are tried.
 const LOOK_PAUSE_MIN: Duration = Duration::from_millis(100);
 const LOOK_MAX: Duration = Duration::from_secs(2);
-/// What was known so long ago is known no more.
+/// Keys read longer ago than this are not trusted any more.
 const STALE_MAX: Duration = Duration::from_secs(5);
-/// A key that was written down by then is visible: longer than any statement that writes one. A commit
-/// may wait longer, for a standby that is away, and a table may be changed by hand: so all keys are
-/// read anew once in a while.
+/// How far each poll reaches back behind the last one: longer than any statement that writes a key
+/// takes, so that its row is visible by then. A commit may take longer, if it waits for a standby
+/// that is away, and the table may be changed by hand: so all keys are read again once in a while.
 const OVERLAP: Duration = Duration::from_secs(60);
 const ALL_PAUSE: Duration = Duration::from_secs(120);
-/// How exactly it is known when a key was last used.
+/// How precisely it is known when a key was last used.
 const USED_PAUSE: Duration = Duration::from_secs(10);
 const _: () = assert!(LOOK_PAUSE.as_secs() + LOOK_MAX.as_secs() < STALE_MAX.as_secs());
 
@@ -47,7 +48,7 @@ const PREFIX: &str = "tb";
 /// 160 random bits.
 const SECRET_BYTES: usize = 20;
 
-/// Why a key is not taken. What the caller is told is the same for all but the last.
+/// Why a key is not accepted. The caller gets the same answer for all reasons except the last.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Denied {
     #[error("it does not look like a key")]
@@ -70,12 +71,12 @@ pub struct KeyRing(Arc<Shared>);
 
 struct Shared {
     store: Arc<PostgresStore>,
-    /// What each partner may send, and each key that is no partner's.
+    /// The request quota of each partner, and of each key that belongs to no partner.
     quota: Quota,
-    /// Looks run here: they end even if the request is gone that they were made for.
+    /// Polls run here, so that they complete even if the request that caused one is gone.
     runtime: Handle,
     known: RwLock<Known>,
-    /// The last look. Held while one is made.
+    /// The last poll. The lock is held during a poll.
     looked: AsyncMutex<Option<Looked>>,
 }
 
@@ -88,37 +89,37 @@ struct Looked {
 #[derive(Default)]
 struct Known {
     by_id: HashMap<KeyId, Arc<KnownKey>>,
-    /// Of all keys of a partner together.
+    /// Each for all keys of a partner together.
     meters: HashMap<PartnerId, Arc<Meter>>,
-    /// Of the last look that succeeded.
+    /// The last poll that succeeded.
     last: Option<LastLook>,
 }
 
 struct LastLook {
     began: Instant,
-    /// When all keys were read, and not only those that are new.
+    /// When all keys were last read, and not only those that had changed.
     read_all: Instant,
     at: Timestamp,
     clock: DatabaseClock,
 }
 
-/// Whose a presented key is, or why it is good for nothing.
+/// The known key that a presented one matches, or why it is not accepted.
 pub type Identification = Result<Arc<KnownKey>, Denied>;
 
 /// Counts requests, by the generic cell rate algorithm.
 pub type Meter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// A key with what is asked of it for each request, so that a request looks up one thing.
+/// A key with everything that is checked for each request, so that a request needs one lookup.
 pub struct KnownKey {
     pub key: Key,
     pub meter: Arc<Meter>,
     secret_hash: SecretHash,
-    /// Since that was last written down.
+    /// Whether it was used since this was last recorded in the database.
     used: AtomicBool,
 }
 
 impl KeyRing {
-    /// With what is in the database.
+    /// Reads all keys from the database.
     pub async fn open(
         store: Arc<PostgresStore>,
         runtime: Handle,
@@ -130,14 +131,14 @@ impl KeyRing {
         Ok(Self(Arc::new(shared)))
     }
 
-    /// The key that was presented, if that can be told at once: always, but for one that is new or
-    /// wrong, and where the database is away.
+    /// Identifies the presented key if that is possible at once: always, except for a key that is
+    /// not known, and while the database is away.
     pub fn recall(&self, presented: &[u8]) -> Option<Identification> {
         self.recall_within(STALE_MAX, presented)
     }
 
-    /// The same from what was known last, however long the database has been away. For what shows
-    /// nothing of anybody's, and is looked at just then.
+    /// The same, using the last known keys however long the database has been away. For endpoints
+    /// that show no caller's data, and are needed most just then.
     pub fn recall_last(&self, presented: &[u8]) -> Option<Identification> {
         self.recall_within(Duration::MAX, presented)
     }
@@ -151,7 +152,7 @@ impl KeyRing {
         Some(known.check(&hash, &last.clock).map(|()| Arc::clone(known)))
     }
 
-    /// The same, whatever it takes.
+    /// The same, with a poll if necessary.
     pub async fn find(&self, presented: &[u8]) -> Identification {
         if let Some(found) = self.recall(presented) {
             return found;
@@ -160,14 +161,14 @@ impl KeyRing {
         self.recall(presented).unwrap_or(Err(Denied::Unknown))
     }
 
-    /// Whether a key that was good is so still.
+    /// Whether a key that was accepted is still valid.
     pub fn still_takes(&self, id: &KeyId) -> bool {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = &known.last else { return false };
         known.by_id.get(id.as_str()).is_some_and(|known| known.ends(&last.clock).is_none())
     }
 
-    /// Learns what has changed until now.
+    /// Polls for what has changed until now.
     pub async fn look_again(&self) -> Result<(), NotSeen> {
         let (shared, asked) = (Arc::clone(&self.0), Instant::now());
         let looking = self.0.runtime.spawn(async move { shared.look_after(asked).await });
@@ -177,17 +178,17 @@ impl KeyRing {
         }
     }
 
-    /// Writes down what was used since that was last done.
+    /// Records which keys were used since this was last done.
     pub async fn close(&self) {
         self.0.write_down_what_was_used().await;
     }
 
-    /// Keeps the keys up to date, as long as it is polled.
+    /// Keeps the keys up to date, as long as this future is polled.
     pub async fn keep(self) {
         let mut written = Instant::now();
         loop {
             sleep(LOOK_PAUSE).await;
-            // Logged where it happened; the next look may succeed.
+            // Already logged; the next poll may succeed.
             let _ = self.0.look_after(Instant::now()).await;
             if written.elapsed() >= USED_PAUSE {
                 written = Instant::now();
@@ -197,20 +198,20 @@ impl KeyRing {
     }
 }
 
-/// The database could not be asked. Logged where it happened.
+/// The database could not be queried. Already logged.
 #[derive(Clone, Copy, Debug, Error)]
 #[error("the database could not be asked for keys")]
 pub struct NotSeen;
 
 impl Shared {
-    /// Returns after a look that began after `asked`: one for all who wait.
+    /// Returns after a poll that began after `asked`. All waiting callers share one poll.
     async fn look_after(&self, asked: Instant) -> Result<(), NotSeen> {
         let mut looked = self.looked.lock().await;
         if let Some(Looked { began, ended, succeeded }) = *looked {
             if succeeded && began >= asked {
                 return Ok(());
             }
-            // One that failed is enough for all who waited for it.
+            // One failed poll is enough for all callers that waited for it.
             if !succeeded && ended >= asked {
                 return Err(NotSeen);
             }
@@ -224,7 +225,7 @@ impl Shared {
         match seen {
             Ok(()) if !went_well => log::info!("keys can be looked for again"),
             Ok(()) => {}
-            // Once: it is tried every second.
+            // Only the first failure is a warning, since the poll is repeated every second.
             Err(failure) if went_well => {
                 log::warn!("looking for keys: {}; trying on", crate::chain(&failure));
             }
@@ -297,14 +298,14 @@ impl KnownKey {
         if let Some(denied) = self.ends(clock) {
             return Err(denied);
         }
-        // Read first: who writes takes the line away from all others.
+        // Read first: a write would take the cache line away from all other threads.
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Why it is good no more.
+    /// Why it is not valid any more, if so.
     fn ends(&self, clock: &DatabaseClock) -> Option<Denied> {
         if self.key.revoked_at.is_some() {
             Some(Denied::Revoked)
@@ -316,7 +317,7 @@ impl KnownKey {
     }
 }
 
-/// A key to make, and the text that is shown to its owner once.
+/// A new key to be stored, and its text, which is shown to its owner once.
 pub fn new_key(
     name: KeyName,
     scope: Scope,
@@ -337,7 +338,7 @@ fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The id and the secret of a key as it is presented.
+/// The id and the secret of a presented key.
 fn parse(presented: &[u8]) -> Option<(&str, &[u8])> {
     let rest = presented.strip_prefix(PREFIX.as_bytes())?.strip_prefix(b"_")?;
     let (id, rest) = rest.split_at_checked(KeyId::LENGTH)?;

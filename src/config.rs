@@ -50,32 +50,32 @@ LOG_FORMAT                text             text, or json: an object on each line
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen: what HOST stands for, with PORT.
+    /// The addresses to listen on: what HOST resolves to, with PORT.
     pub addresses: Vec<SocketAddr>,
     pub access_control: AccessControl,
     /// Origins of web pages that may call, as browsers send them.
     pub cors_origins: Vec<String>,
     pub tls: Option<TlsFiles>,
-    /// Of one partner, with access control.
+    /// Request limits of one partner, with access control on.
     pub partner_requests_per_s: NonZeroU32,
     pub partner_requests_burst: NonZeroU32,
-    /// Open holds on one event.
+    /// Open holds of one partner on one event.
     pub partner_holds_max: u32,
     pub database: Database,
     pub migrate_on_start: bool,
-    /// Made on the first start, never touched on a later one.
+    /// Created on the first start, never touched on a later one.
     pub default_event: NewEvent,
     pub workers: usize,
     pub database_connections_max: usize,
     pub request_timeout: Duration,
     pub mailbox_commands_max: usize,
-    /// From the signal to stop until nothing more is accepted.
+    /// The time from the signal to stop until nothing more is accepted.
     pub drain_delay: Duration,
-    /// Of all streams together.
+    /// For all streams together.
     pub stream_bytes_per_s_max: u64,
 }
 
-/// Where the certificate is, and its key.
+/// The files with the certificate and its key.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     pub certificate: PathBuf,
@@ -89,7 +89,7 @@ pub enum AccessControl {
     Keys,
 }
 
-/// How lines of the log are written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
@@ -97,7 +97,7 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// The setting LOG_FORMAT alone: the log begins before all else.
+    /// Reads only LOG_FORMAT: the log starts before everything else.
     pub fn from_env() -> Result<Self, BadSetting> {
         let value = env::var_os("LOG_FORMAT").unwrap_or_default();
         match value.to_string_lossy().as_ref() {
@@ -134,12 +134,13 @@ pub struct BadSetting {
 impl Config {
     /// Reads the process's environment.
     pub fn from_env() -> Result<Self, BadSetting> {
-        // What is no text is kept wrong, so that it is refused and not overlooked.
+        // Values that are not UTF-8 are kept with replacement characters, so that they are refused
+        // and not overlooked.
         Self::from_lookup(&|name| Some(env::var_os(name)?.to_string_lossy().into_owned()))
     }
 
-    /// Reads only what says where the database is, for commands that serve nothing: what is wrong
-    /// with the rest is none of their business.
+    /// Reads only the settings that say where the database is, for commands that do not serve:
+    /// mistakes in other settings do not concern them.
     pub fn of_database() -> Result<Self, BadSetting> {
         const DATABASE: [&str; 6] =
             ["DATABASE_URL", "DATA_DIR", "PG_BIN_DIR", "MIGRATE_ON_START", "XDG_DATA_HOME", "HOME"];
@@ -152,7 +153,7 @@ impl Config {
         })
     }
 
-    /// Reads settings by name. An empty one counts as not given.
+    /// Reads settings by name. An empty value counts as not given.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
         let settings = Settings(lookup);
         let addresses = settings.addresses()?;
@@ -188,7 +189,7 @@ impl Config {
 }
 
 impl Database {
-    /// The setting PG_BIN_DIR alone, for what needs no other.
+    /// Reads only PG_BIN_DIR, for commands that need no other setting.
     pub fn bin_dir() -> Option<PathBuf> {
         env::var_os("PG_BIN_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
     }
@@ -245,7 +246,7 @@ impl Settings<'_> {
         let name = "CORS_ORIGINS";
         let Some(value) = self.text(name) else { return Ok(Vec::new()) };
         let origins: Vec<String> = value.split(',').map(|origin| origin.trim().into()).collect();
-        // What a browser sends is the scheme, the host, and the port unless it is the usual one.
+        // A browser sends the scheme, the host, and the port unless it is the default one.
         let is_origin = |origin: &String| {
             let host = ["https://", "http://"].iter().find_map(|it| origin.strip_prefix(it));
             host.is_some_and(|host| {
@@ -281,7 +282,7 @@ impl Settings<'_> {
         }
     }
 
-    /// Off by itself only where nobody else can call.
+    /// Off by default only if nobody outside this machine can call.
     fn access_control(&self, addresses: &[SocketAddr]) -> Result<AccessControl, BadSetting> {
         let name = "ACCESS_CONTROL";
         match self.text(name).as_deref() {
@@ -368,18 +369,18 @@ impl Settings<'_> {
 }
 
 fn database_at(url: &str) -> Result<Database, BadSetting> {
-    // The value is not repeated: it has a password in it.
+    // The value is not repeated, because it contains a password.
     let bad = |allowed: String| {
         let (name, value) = ("DATABASE_URL", "(not shown)".into());
         Err(BadSetting { name, value, allowed })
     };
     let form = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
-    // sqlx would take any scheme.
+    // sqlx would accept any scheme.
     if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
         return bad(form.into());
     }
-    // It would also ignore parameters that it does not know: misspelt, one that asks for TLS would leave
-    // the connection without it.
+    // It would also ignore unknown parameters: a misspelt one that asks for TLS would leave the
+    // connection without it.
     let parameters = url.split_once('?').map_or("", |(_, query)| query).split('&');
     let mut names = parameters.map(|pair| pair.split('=').next().unwrap_or_default());
     if let Some(name) = names.find(|name| name.starts_with("ssl") && !TLS_PARAMETERS.contains(name))

@@ -1,4 +1,4 @@
-//! The log: env_logger's own lines, or an object of JSON on each.
+//! The log: in env_logger's own format, or as one JSON object on each line.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
@@ -21,22 +21,22 @@ mod backlog;
 
 use backlog::Backlog;
 
-/// Our own lines, one for each request only where it shows a defect: actix tells of each of its
-/// workers, and of each client that speaks no HTTP, and PostgreSQL of each table that is there
-/// already.
+/// Our own lines, with one for a request only if it shows a defect. Otherwise actix would report
+/// each of its workers and each client that does not speak HTTP, and PostgreSQL each table that
+/// exists already.
 const DEFAULT_FILTER: &str =
     "info,ticketboss::requests=error,actix_server=warn,actix_http=off,sqlx::postgres=warn";
 
-/// The target of the lines that tell of requests.
+/// The log target for lines about requests.
 pub const REQUESTS: &str = "ticketboss::requests";
 
-/// What an end waits for a log that nobody reads.
+/// How long the process waits at its end for a log that nobody reads.
 const FINISH_MAX: Duration = Duration::from_millis(400);
 
-/// Where it does not go to a terminal, whose user sees that it stands still.
+/// Not used if the log goes to a terminal, whose user can see that it has stalled.
 static BACKLOG: OnceLock<Backlog> = OnceLock::new();
 
-/// Starts it, with what `RUST_LOG` says; `false` if that cannot be understood.
+/// Starts the log with the filter of `RUST_LOG`; `false` if that filter is not valid.
 #[must_use]
 pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
     let filter = filter.unwrap_or(DEFAULT_FILTER);
@@ -52,7 +52,7 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
         }
     }
     if !io::stderr().is_terminal()
-        // Without a thread for it, lines are written where they come up.
+        // If the thread cannot be started, lines are written where they are logged.
         && let Ok(backlog) = Backlog::start(io::stderr(), move |count| left_out(count, format))
     {
         builder.target(Target::Pipe(Box::new(BACKLOG.get_or_init(|| backlog).clone())));
@@ -64,7 +64,7 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
             BacktraceStatus::Captured => log::error!("{panicked}\n{backtrace}"),
             _ => log::error!("{panicked}"),
         }
-        // It may be the end of the process, which waits for no other thread.
+        // This may be the end of the process, which waits for no other thread.
         if thread::current().name() == Some("main") {
             finish();
         }
@@ -72,7 +72,7 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
     true
 }
 
-/// The line that says so, as all others look.
+/// The line that says how many lines were left out, in the format of all others.
 fn left_out(count: u64, format: LogFormat) -> String {
     let said = format!("{count} lines of the log were left out: it was not read in time");
     let now = OffsetDateTime::now_utc();
@@ -89,11 +89,11 @@ fn left_out(count: u64, format: LogFormat) -> String {
     }
 }
 
-/// A line for people, whatever the format, and after all that was logged before.
+/// Writes a line for people, whatever the format, after everything that was logged before.
 pub fn say(line: &str) {
     match BACKLOG.get() {
         Some(backlog) => {
-            // It never fails.
+            // Writing to the backlog never fails.
             drop(backlog.clone().write_all(format!("{line}\n").as_bytes()));
             finish();
         }
@@ -101,14 +101,14 @@ pub fn say(line: &str) {
     }
 }
 
-/// Waits until everything is written, unless nobody reads it.
+/// Waits until everything is written, but only for a short time if nobody reads it.
 pub fn finish() {
     if let Some(backlog) = BACKLOG.get() {
         backlog.finish(FINISH_MAX);
     }
 }
 
-/// A word alone is a level: taken for a module, one that is misspelt would silence everything.
+/// A bare word must be a level: taken for a module, a misspelt level would silence everything.
 fn is_filter(filter: &str) -> bool {
     let directives = filter.split('/').next().unwrap_or_default().split(',').map(str::trim);
     let mut words =
@@ -121,7 +121,7 @@ fn write_json(formatter: &mut Formatter, record: &Record<'_>) -> io::Result<()> 
     writeln!(formatter, "{}", json(record, OffsetDateTime::now_utc()))
 }
 
-/// A record as an object: what it always has, and its own fields.
+/// A record as an object: the fields that every record has, and its own.
 fn json(record: &Record<'_>, now: OffsetDateTime) -> serde_json::Value {
     let mut fields = Map::new();
     let time = now.format(&Rfc3339).unwrap_or_default();
@@ -129,11 +129,11 @@ fn json(record: &Record<'_>, now: OffsetDateTime) -> serde_json::Value {
     fields.insert("level".into(), record.level().as_str().to_lowercase().into());
     fields.insert("target".into(), record.target().into());
     let mut message = String::new();
-    // A text grows as it must.
+    // Writing to a string never fails.
     let _ = write!(message, "{}", record.args());
     fields.insert("message".into(), message.into());
     let mut fields = Fields(fields);
-    // Its own fields can all be shown.
+    // The visitor never fails: every value can be shown.
     let _ = record.key_values().visit(&mut fields);
     fields.0.into()
 }

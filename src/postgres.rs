@@ -1,10 +1,10 @@
 //! A private PostgreSQL, for when no `DATABASE_URL` is given.
 //!
 //! It is a separate leaf so that the tool that prepares `sqlx-data.json` can use it without the
-//! rest of the crate, which does not compile before that file is right.
+//! rest of the crate, which does not compile until that file is right.
 //!
-//! It never downloads anything, never turns durability off, and never listens anywhere but on
-//! 127.0.0.1 with a password of its own.
+//! It never downloads anything, never turns durability off, and listens only on 127.0.0.1, with a
+//! password of its own.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -60,25 +60,25 @@ fn at(path: &Path) -> impl Fn(io::Error) -> LaunchError + '_ {
     move |source| LaunchError::Io { path: path.to_owned(), source }
 }
 
-/// A persistent PostgreSQL in a directory of its own. It outlives a crash of this process, and the
+/// A persistent PostgreSQL in a directory of its own. It survives a crash of this process, and the
 /// next [`PrivatePostgres::start`] on the directory finds it, running or not.
 pub struct PrivatePostgres {
     cluster: Cluster,
     port: u16,
-    /// Once it is meant to be stopped, it is not started again.
+    /// Set when the server is to be stopped; after that it is not started again.
     stopped: Mutex<bool>,
-    /// Held as long as this lives: one service, and so one server, per directory.
+    /// Held as long as this lives: one service, and so one server, for each directory.
     _lock: File,
 }
 
 impl PrivatePostgres {
-    /// Finds, makes or recovers the cluster in `data_dir` and waits until it accepts connections.
+    /// Finds, creates or recovers the cluster in `data_dir`, and waits until it is ready.
     pub fn start(data_dir: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
-        // Looked for first, so that a machine without it is left as it was.
+        // Checked first, so that nothing is created on a machine without PostgreSQL.
         binaries::find(bin_dir, &cluster::data_in(data_dir))?;
         if !data_dir.exists() {
             fs::create_dir_all(data_dir).map_err(at(data_dir))?;
-            // Whoever runs PostgreSQL has to get through it.
+            // The user that runs PostgreSQL must be able to pass through it.
             let mode = fs::Permissions::from_mode(0o755);
             fs::set_permissions(data_dir, mode).map_err(at(data_dir))?;
         }
@@ -95,12 +95,12 @@ impl PrivatePostgres {
         Ok(private)
     }
 
-    /// Where the server is reached. The file `url` in its directory says it, too.
+    /// The server's URL, which is also in the file `url` in its directory.
     pub fn url(&self) -> String {
         Address::of(&self.cluster, self.port).url()
     }
 
-    /// Starts the server again, at the same port, if it has gone. Tells whether it had.
+    /// Restarts the server on the same port if it is gone. Returns whether it was.
     pub fn revive(&self) -> Result<bool, LaunchError> {
         let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
         if *stopped || self.cluster.is_running() {
@@ -117,18 +117,18 @@ impl PrivatePostgres {
 
     /// Stops the server; everything that was committed is on disk.
     pub fn stop(&self) -> Result<(), LaunchError> {
-        // Waits for a start that is under way.
+        // Waits for a start that is in progress.
         *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.cluster.stop("fast")
     }
 }
 
-/// Whether a service has ever made its private PostgreSQL there.
+/// Whether a service has ever created its private PostgreSQL there.
 pub fn is_made(data_dir: &Path) -> bool {
     cluster::data_in(data_dir).join("PG_VERSION").exists()
 }
 
-/// Where the private PostgreSQL of a service that runs is reached; `None` if none runs.
+/// The URL of a running service's private PostgreSQL; `None` if none runs.
 pub fn url_in_use(data_dir: &Path) -> Result<Option<String>, LaunchError> {
     match lock(data_dir) {
         Ok(_unlocked) => Ok(None),
@@ -151,8 +151,8 @@ fn lock(data_dir: &Path) -> Result<File, LaunchError> {
     }
 }
 
-/// Opens a file of ours for writing, making it if need be. Root may use the directory of another
-/// user: it must not lock that user out, nor follow a link that the user has laid.
+/// Opens one of our files for writing, creating it if necessary. Root may be using another user's
+/// directory: it must not lock that user out, nor follow a link that the user has placed there.
 fn open_in(directory: &Path, name: &str) -> Result<File, LaunchError> {
     let path = directory.join(name);
     let mut options = File::options();
@@ -166,7 +166,7 @@ fn open_in(directory: &Path, name: &str) -> Result<File, LaunchError> {
     Ok(file)
 }
 
-/// A PostgreSQL that vanishes with this process, however it ends.
+/// A PostgreSQL that is removed when this process ends, however it ends.
 ///
 /// A small shell process waits for a pipe to close, which the kernel does even after `kill -9`,
 /// and then stops the server and removes its directory.
@@ -176,7 +176,7 @@ pub struct ThrowawayPostgres {
     janitor: Child,
 }
 
-/// Where a server is reached, and as whom.
+/// The port of a server, and the password for it.
 #[derive(Clone, Debug)]
 pub struct Address {
     password: String,
@@ -188,13 +188,13 @@ impl Address {
         Self { password: cluster.password().to_owned(), port }
     }
 
-    /// On the loopback interface, and so without TLS, whatever `PGSSLMODE` says.
+    /// Without TLS, whatever `PGSSLMODE` says, since it is on the loopback interface.
     pub fn url(&self) -> String {
         let Self { password, port } = self;
         format!("postgres://{ROLE}:{password}@127.0.0.1:{port}/{DATABASE}?sslmode=disable")
     }
 
-    /// The same, for programs that know PostgreSQL's own variables.
+    /// The same as environment variables, including those that PostgreSQL's own programs read.
     pub fn environment(&self) -> [(&'static str, String); 6] {
         [
             ("DATABASE_URL", self.url()),
@@ -208,12 +208,12 @@ impl Address {
 }
 
 impl ThrowawayPostgres {
-    /// Makes and starts a new cluster below the system's directory for temporary files.
+    /// Creates and starts a new cluster below the system's directory for temporary files.
     pub fn start(bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
         Self::start_below(&std::env::temp_dir(), bin_dir)
     }
 
-    /// The same below another directory, which the user who runs PostgreSQL may enter.
+    /// The same below another directory, which the user that runs PostgreSQL must be able to enter.
     pub fn start_below(parent: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
         let directory = parent.join(format!("ticketboss-{}", Uuid::new_v4()));
         fs::create_dir(&directory).map_err(at(&directory))?;
@@ -224,7 +224,7 @@ impl ThrowawayPostgres {
         let (janitor, cluster) = match hired {
             Ok(hired) => hired,
             Err(failure) => {
-                // Best effort: the failure to report is the first one.
+                // Best effort: the first failure is the one to report.
                 let _ = fs::remove_dir_all(&directory);
                 return Err(failure);
             }
@@ -236,22 +236,22 @@ impl ThrowawayPostgres {
         Ok(throwaway)
     }
 
-    /// One of PostgreSQL's programs, such as `psql`.
+    /// The path of one of PostgreSQL's programs, such as `psql`.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.cluster.binary(name)
     }
 
-    /// A command that runs one of PostgreSQL's programs as the user who runs the server.
+    /// A command that runs one of PostgreSQL's programs as the user that runs the server.
     pub fn command(&self, name: &str) -> Command {
         self.cluster.command_as_owner(&self.cluster.binary(name))
     }
 
-    /// The directory that goes with the server. The user who runs it may write there.
+    /// The directory that is removed with the server. The server's user may write there.
     pub fn directory(&self) -> &Path {
         self.cluster.directory()
     }
 
-    /// The server's own directory.
+    /// The server's data directory.
     pub fn data(&self) -> PathBuf {
         self.cluster.data()
     }
@@ -264,7 +264,7 @@ impl ThrowawayPostgres {
 impl Drop for ThrowawayPostgres {
     fn drop(&mut self) {
         drop(self.janitor.stdin.take());
-        // It ends by itself; waiting only keeps the order.
+        // The janitor ends by itself; waiting only ensures that it is done before we go on.
         let _ = self.janitor.wait();
     }
 }

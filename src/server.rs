@@ -1,4 +1,4 @@
-//! Builds everything from a [`Config`], runs it, and takes it down in order.
+//! Builds everything from a [`Config`], runs it, and shuts it down in order.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -47,24 +47,24 @@ pub use commands::{migrate, verify};
 pub use database::OpenDatabase;
 pub use tls::TlsError;
 
-/// How long a request may take to send its head. Those who never end theirs come again when they are
-/// cut off, and cost more the sooner they are.
+/// How long a request may take to send its head. Not shorter: slow clients reconnect when they are
+/// cut off, and reconnecting costs more than waiting.
 const HEAD_MAX: Duration = Duration::from_secs(15);
 /// How long a response may take to be taken, and a connection to be closed.
 const CLOSING_MAX: Duration = Duration::from_secs(5);
-/// Between two requests of a connection: longer than a load balancer's usual minute.
+/// Idle time between two requests on a connection: longer than a load balancer's usual minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// The parts of a stop: answering what was taken in, settling what nobody waits for any more, and
-/// the private PostgreSQL.
+/// The parts of a shutdown: answering the requests that were accepted, settling commits that nobody
+/// waits for any more, and stopping the private PostgreSQL.
 const STOP_HTTP_MAX_S: u64 = 5;
-/// As long as nothing is served, that time is there for a start that is under way.
+/// Before anything is served, that time is available to a start that is in progress.
 const STOP_START_MAX_S: u64 = STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S;
 const STOP_BATCHERS_MAX_S: u64 = 1;
 const STOP_MAX_S: u64 = 10;
 const _: () = assert!(STOP_HTTP_MAX_S + STOP_BATCHERS_MAX_S + STOP_TIMEOUT_S < STOP_MAX_S);
 /// Connections that may wait to be accepted: all partners call in the same second.
 const BACKLOG: i32 = 4096;
-/// How long a client may take nothing of what is sent to it, such as a stream that nobody reads.
+/// How long a client may take in nothing of what is sent to it, as when nobody reads a stream.
 #[cfg(target_os = "linux")]
 const UNTAKEN_MAX_MS: u32 = 30_000;
 
@@ -100,12 +100,12 @@ pub enum ServeError {
     Http(#[source] io::Error),
 }
 
-/// Serves until SIGTERM or SIGINT, then finishes what was taken in.
+/// Serves until SIGTERM or SIGINT, then finishes the requests that were accepted.
 pub async fn serve(config: &Config) -> Result<(), ServeError> {
     let signals = Signals::watch()?;
     let stop = &signals.stop;
     allow_many_connections();
-    // First, so that a port that is taken costs no start of a database.
+    // First, so that no database is started if a port is taken.
     let listeners = listen(&config.addresses)?;
     let served = with_database(config, stop, async |database| {
         let server = tokio::select! {
@@ -125,7 +125,7 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     })
     .await;
     match served {
-        // As asked.
+        // Stopped as requested.
         Ok(()) | Err(ServeError::Stopped) => {
             log::info!("stopped");
             Ok(())
@@ -134,8 +134,8 @@ pub async fn serve(config: &Config) -> Result<(), ServeError> {
     }
 }
 
-/// The soft limit of open files is 1,024 on most systems, for the sake of programs that know no
-/// better, and each connection is one. A process may raise it to the hard one by itself.
+/// Each connection is an open file, and most systems set the soft limit of open files to 1,024, for
+/// programs that cannot handle more. A process may raise it to the hard limit by itself.
 pub fn allow_many_connections() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -144,16 +144,16 @@ pub fn allow_many_connections() {
     }
 }
 
-/// Takes the addresses. A name may stand for more than this machine has: those are left out. One that
-/// is taken is not, or callers of that address would reach another program.
+/// Listens on the addresses. Those that this machine does not have are left out, since a name may
+/// stand for more than one; but not one that is in use, or its callers would reach another program.
 pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
     let mut listeners = Vec::new();
     let mut failure = None;
     for address in addresses {
         let listener = TcpListener::bind(address).and_then(|listener| {
-            // The standard library's own backlog is for 128 callers in the same moment.
+            // The standard library's own backlog allows only 128 callers at the same moment.
             nix::sys::socket::listen(&listener, Backlog::new(BACKLOG)?)?;
-            // What is accepted has it, too.
+            // Accepted connections inherit it.
             #[cfg(target_os = "linux")]
             nix::sys::socket::setsockopt(&listener, TcpUserTimeout, &UNTAKEN_MAX_MS)?;
             Ok(listener)
@@ -177,7 +177,7 @@ pub fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> 
     }
 }
 
-/// Opens the database, works with it, and closes it, whatever happens between.
+/// Opens the database, runs `work` with it, and closes it, whatever happens in between.
 async fn with_database(
     config: &Config,
     stop: &CancellationToken,
@@ -186,7 +186,7 @@ async fn with_database(
     let mut opening = Box::pin(OpenDatabase::open(&config.database));
     let opened = tokio::select! {
         opened = &mut opening => opened,
-        // A server that is being started has to be stopped, too.
+        // A database server that is being started has to be stopped, too.
         () = stop.cancelled() => timeout(Duration::from_secs(STOP_START_MAX_S), opening)
             .await
             .unwrap_or(Err(ServeError::Stopped)),
@@ -206,12 +206,12 @@ pub struct Server {
     streams: Streams,
     ring: Option<KeyRing>,
     draining: CancellationToken,
-    /// The sweeper, and the looks for what other replicas do, and for keys.
+    /// The sweeper, and the polls for what other replicas commit, and for keys.
     chores: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Readies the database, and returns once connections are accepted.
+    /// Prepares the database, and returns once connections are accepted.
     pub async fn start(
         config: &Config,
         database: &OpenDatabase,
@@ -250,7 +250,7 @@ impl Server {
             .client_request_timeout(HEAD_MAX)
             .client_disconnect_timeout(CLOSING_MAX)
             .shutdown_timeout(STOP_HTTP_MAX_S)
-            // A client that is gone keeps no stream open.
+            // A client that is gone must not keep a stream open.
             .h1_allow_half_closed(false)
             .disable_signals();
         for listener in listeners {
@@ -291,17 +291,17 @@ impl Server {
         self.address
     }
 
-    /// Says that requests should go elsewhere, and goes on for a while.
+    /// Reports that requests should go elsewhere, and continues to serve for `delay`.
     async fn drain(&self, delay: Duration, hurry: &CancellationToken) {
         self.draining.cancel();
         if !delay.is_zero() {
             log::info!("draining for {} ms", delay.as_millis());
-            // In time, or by another signal.
+            // Ends after `delay`, or at another signal.
             let _ = timeout(delay, hurry.cancelled()).await;
         }
     }
 
-    /// Accepts no more, answers what was taken in, and settles what is in flight.
+    /// Stops accepting, answers the requests that were accepted, and settles the commits in flight.
     pub async fn stop(self) {
         log::info!("stopping");
         self.chores.iter().for_each(JoinHandle::abort);
@@ -382,7 +382,7 @@ impl Signals {
     fn watch() -> Result<Self, ServeError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::Signals)?;
-        // Never ends the process from now on: where TLS is on, the certificate is read again.
+        // From now on, SIGHUP does not end the process; with TLS, we re-read the certificate.
         drop(signal(SignalKind::hangup()).map_err(ServeError::Signals)?);
         let signals = Self { stop: CancellationToken::new(), hurry: CancellationToken::new() };
         let tokens = [signals.stop.clone(), signals.hurry.clone()];

@@ -1,7 +1,7 @@
 //! PostgreSQL: the reads, the one guarded write, and what their failures mean.
 //!
-//! The only place that has SQL. It never decides anything, and it never retries a write: whether
-//! that is safe is known to the batcher alone.
+//! The only module that contains SQL. It never decides anything, and it never retries a write: only
+//! the batcher knows whether that is safe.
 
 use std::future::Future;
 
@@ -35,17 +35,17 @@ pub use keys::{KeysChanged, SecretKey};
 pub use listing::{Filter, Page, Position};
 pub use postgres::{ConnectionLimits, PostgresStore, session_options};
 
-/// Where batches are committed. Two implementations: [`PostgresStore`], and the simulated one of
-/// the test suite, for faults that cannot be produced on demand.
+/// Where batches are committed. There are two implementations: [`PostgresStore`], and the test
+/// suite's simulated store, for faults that cannot be produced on demand.
 ///
-/// Each call ends by `until`, whatever the database does. What `snapshot` and `batch_at` show was
-/// committed for good before: a database that shows what it may still lose in a failover is not
-/// asked before a commit of the store's own has succeeded there.
+/// Each call ends by `until`, whatever the database does. Everything that `snapshot` and `batch_at`
+/// show is permanently committed: a database may show what it can still lose in a failover, so it
+/// is not queried until a commit of the store's own has succeeded there.
 pub trait Store: Send + Sync + 'static {
     /// The event, the reservations that `commands` name by id or key, and the holds past their time
-    /// whose seats they may need, in one snapshot; `None` if there is no such event. `before` is what
-    /// was known of the event some time ago: it lets the store read the event alone, where nothing else
-    /// can matter.
+    /// whose seats they may need, in one snapshot; `None` if there is no such event. `before` is
+    /// what was known about the event some time ago: it lets the store read only the event row if
+    /// nothing else can matter.
     fn snapshot(
         &self,
         event_id: &EventId,
@@ -54,29 +54,29 @@ pub trait Store: Send + Sync + 'static {
         until: Instant,
     ) -> impl Future<Output = Result<Option<Snapshot>, Unavailable>> + Send;
 
-    /// Runs the guarded statement: all of `batch`, or nothing.
+    /// Runs the guarded statement, which commits all of `batch` or nothing.
     fn commit(
         &self,
         batch: &Batch,
         until: Instant,
     ) -> impl Future<Output = Result<Commit, CommitError>> + Send;
 
-    /// Waits in line with other replicas, for a short time, for the event's baton, and reads the event
-    /// then. `None` if it did not come, or there is no such event.
+    /// Waits in line with other replicas for the event's baton, for a short time, and then reads
+    /// the event. `None` if the baton was not obtained in time, or if there is no such event.
     ///
-    /// It is ours until a commit of the event succeeds or fails, or until it is passed on; a commit
-    /// that comes too late leaves it with us. Others may commit meanwhile, and whoever does not get it
-    /// may, too: nothing depends on it but how often the replicas get into each other's way.
+    /// The baton is ours until a commit of the event succeeds or fails, or until it is passed on;
+    /// after a commit that finds the version moved, we still have it. Any replica may commit
+    /// without the baton, at any time: it affects only how often the replicas conflict.
     fn take_baton(
         &self,
         event_id: &EventId,
         until: Instant,
     ) -> impl Future<Output = Result<Option<EventNow>, Unavailable>> + Send;
 
-    /// Lets go of the event's baton, if it is ours.
+    /// Releases the event's baton, if it is ours.
     fn pass_baton(&self, event_id: &EventId, until: Instant) -> impl Future<Output = ()> + Send;
 
-    /// The batch that made `version` of the event; `None` if no such version is visible.
+    /// The id of the batch that created `version` of the event; `None` if that is not visible.
     fn batch_at(
         &self,
         event_id: &EventId,
@@ -84,9 +84,9 @@ pub trait Store: Send + Sync + 'static {
         until: Instant,
     ) -> impl Future<Output = Result<Option<Uuid>, Unavailable>> + Send;
 
-    /// Waits for a commit of the event that is in flight, and then commits once itself without
-    /// changing anything. Its success proves that whatever was visible before it is as durable as
-    /// the database makes an acknowledged commit, synchronous replication included.
+    /// Waits for a commit of the event that is in flight, and then makes a commit of its own that
+    /// changes nothing. Its success proves that everything visible before it is as durable as the
+    /// database makes an acknowledged commit, synchronous replication included.
     fn fence(
         &self,
         event_id: &EventId,
@@ -94,20 +94,20 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Unavailable>> + Send;
 }
 
-/// What is known of an event before it is read.
+/// What is known about an event before it is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Before<'a> {
     pub event: &'a Event,
-    /// At the event's version. Where that has not changed, it is not read again.
+    /// As of the event's version. While that has not changed, it need not be read again.
     pub usage: &'a UsageByPartner,
 }
 
-/// An event at one version, with what was asked for beside it.
+/// An event at one version, together with the other rows that were asked for.
 #[derive(Debug)]
 pub struct Snapshot {
     pub event: Event,
     pub named: Named,
-    /// What partners have whose commands are limited.
+    /// The usage of the partners whose commands are limited.
     pub usage: UsageByPartner,
     /// The database's clock.
     pub now: Timestamp,
@@ -121,13 +121,13 @@ pub struct EventNow {
     pub now: Timestamp,
 }
 
-/// One commit, complete and fixed before it is first sent: to send it again is harmless.
+/// One commit, complete and fixed before it is first sent, so that resending it is harmless.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Goes into the journal: the proof of whose commit made the version.
+    /// Recorded in the journal, to prove whose commit created the version.
     pub id: Uuid,
     pub event_id: EventId,
-    /// The commit succeeds only from this version, and makes the next one.
+    /// The commit succeeds only if the event is at this version, and creates the next one.
     pub base_version: i64,
     pub net_seats: i32,
     pub net_held: i32,
@@ -139,7 +139,7 @@ pub struct Batch {
     pub event_changed_by: Option<KeyId>,
 }
 
-/// What became of a batch.
+/// The outcome of a commit that the database answered.
 #[derive(Debug)]
 pub enum Commit {
     Committed(Committed),
@@ -154,7 +154,7 @@ pub struct Committed {
     pub available_seats: i32,
     pub held_seats: i32,
     pub reservation_count: i64,
-    /// Whether another replica has the event's baton. (Before PostgreSQL 17: or waits for it.)
+    /// Whether another replica has the event's baton (before PostgreSQL 17: or waits for it).
     pub others_in_line: bool,
     /// The database's clock.
     pub now: Timestamp,

@@ -1,12 +1,12 @@
-//! `ticketboss verify`: whether the data of a live database keeps its promises.
+//! `ticketboss verify`: checks the invariants of a live database.
 //!
-//! First event by event: the journal is replayed up to the version that the event has, and each
-//! entry is compared with the reservation it names. Then reservation by reservation: the journal of
-//! the version that it carries must say the same of it. It decides nothing and shares nothing with
-//! what decides.
+//! First, event by event, the journal is replayed up to the event's version, and each entry is
+//! compared with the reservation that it names. Then, reservation by reservation, the journal of
+//! the version in its row must agree with it. It decides nothing and shares nothing with what
+//! decides.
 //!
 //! Invariant: it only reads, in short statements, so that it is safe under load: no snapshot is
-//! held while it thinks, and what changes meanwhile is not mistaken for a fault.
+//! held between statements, and concurrent changes are not mistaken for faults.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,9 +26,9 @@ mod replay;
 
 use replay::{Replay, check_stored};
 
-/// Rows that a statement asks for, about.
+/// Approximate number of rows that a statement asks for.
 const PAGE_ROWS: i64 = 2_000;
-/// One statement takes milliseconds.
+/// Far more than needed: a statement takes milliseconds.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Error)]
@@ -39,7 +39,7 @@ pub enum VerifyError {
     Read(#[from] sqlx::Error),
 }
 
-/// What was looked at, and how much was wrong.
+/// What was checked, and how many problems were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     pub events: usize,
@@ -69,7 +69,7 @@ fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-/// Looks at everything, and tells each problem as it is found.
+/// Checks everything, and passes each problem to `tell` as it is found.
 pub async fn verify(
     options: &PgConnectOptions,
     tell: impl FnMut(&str),
@@ -92,7 +92,7 @@ pub async fn verify(
 struct Check<T> {
     connection: PgConnection,
     report: Report,
-    /// Found, and not told yet.
+    /// Problems that were found but not reported yet.
     wrong: Vec<String>,
     tell: T,
 }
@@ -111,9 +111,9 @@ impl<T: FnMut(&str)> Check<T> {
         }
     }
 
-    /// Replays the journal of an event, page by page, to the version it has now.
+    /// Replays the journal of an event, page by page, up to the event's current version.
     async fn event(&mut self, id: &str) -> Result<(), VerifyError> {
-        // One that is gone by now has left reservations behind, which tell of it.
+        // If the event is gone by now, the reservations that it left behind are reported later.
         let Some(found) = counters(&mut self.connection, id).await? else { return Ok(()) };
         let to = found.version;
         let mut replay = Replay::new(id, found);
@@ -137,7 +137,7 @@ impl<T: FnMut(&str)> Check<T> {
         Ok(())
     }
 
-    /// Tells the replay what became of some reservations up to a version that it has passed.
+    /// Gives the replay the history of some reservations, up to a version that it has passed.
     async fn recall(
         &mut self,
         replay: &mut Replay,
@@ -168,7 +168,7 @@ impl<T: FnMut(&str)> Check<T> {
             page.iter().for_each(|stored| check_stored(stored, &mut self.wrong));
             self.report.reservations += page.len();
             self.tell_all();
-            // A hot sale adds more all the time: those were not there at the start.
+            // A short page is the last: what a hot sale keeps adding was not there at the start.
             if page.len() < PAGE_ROWS as usize {
                 return Ok(());
             }

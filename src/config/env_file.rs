@@ -11,13 +11,13 @@ use super::SETTINGS;
 pub enum EnvFileError {
     #[error(".env cannot be read: {0}")]
     Unreadable(io::Error),
-    /// Not with the line itself: that may be the one with the password.
+    /// Without the line itself, which may be the one with the password.
     #[error("line {line} of .env is not NAME=value; a value with spaces needs quotes")]
     NoPair { line: usize },
 }
 
-/// Adds to the environment what the file has and the environment has not. Gives the names in it that
-/// are no settings of ours: others may share the file, but one may be misspelt.
+/// Adds the settings in the file to the environment, except those that it already has. Returns the
+/// names that are no settings of ours: other programs may share the file, but one may be misspelt.
 pub fn load() -> Result<Vec<String>, EnvFileError> {
     let text = match fs::read_to_string(".env") {
         Ok(text) => text,
@@ -26,7 +26,7 @@ pub fn load() -> Result<Vec<String>, EnvFileError> {
     };
     let text = text.trim_start_matches('\u{FEFF}');
     let wrong = |failure| match failure {
-        // It names the line, or its value alone.
+        // The error contains the whole line, or only its value.
         dotenvy::Error::LineParse(end, _) => {
             let end = end.lines().next().unwrap_or_default().trim();
             let before = text.lines().take_while(|line| !line.trim().ends_with(end));
@@ -41,6 +41,6 @@ pub fn load() -> Result<Vec<String>, EnvFileError> {
 }
 
 fn is_setting(name: &str) -> bool {
-    // The library that connects to the database heeds PGPASSWORD and the like.
+    // The library that connects to the database reads PGPASSWORD and similar variables.
     name.starts_with("PG") || SETTINGS.lines().any(|line| line.split(' ').next() == Some(name))
 }

@@ -1,6 +1,6 @@
-//! Lines on their way to standard error. Whoever reads it may stop for a while, and a write waits
-//! for that as long as it takes; the service does not. What there is no room for, and what cannot be
-//! written, is left out, and counted.
+//! Lines on their way to standard error. Its reader may stall, and a write then waits for as long
+//! as that takes; the service must not. Lines for which there is no room, and lines that cannot be
+//! written, are left out and counted.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Lines that may wait: about a megabyte, as long as they usually are.
+/// Lines that may wait: about a megabyte, if they are as long as usual.
 const LINES_MAX: usize = 4_096;
-/// What is written at once, about.
+/// The approximate size of one write.
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// Cheap to clone.
@@ -23,7 +23,7 @@ pub struct Backlog {
 
 #[derive(Default)]
 struct Shared {
-    /// How many lines were taken in, and how many were left out since that was last told.
+    /// How many lines were taken in, and how many were left out since that was last reported.
     taken: AtomicU64,
     left_out: AtomicU64,
     written: Mutex<u64>,
@@ -31,8 +31,8 @@ struct Shared {
 }
 
 impl Backlog {
-    /// Writes what it is given, on a thread of its own; and `notice`, a line that says how many were
-    /// left out, as soon as it goes on.
+    /// Writes what it is given, on a thread of its own; and, as soon as writing works again, the
+    /// line that `notice` makes to say how many were left out.
     pub fn start(
         to: impl Write + Send + 'static,
         notice: impl Fn(u64) -> String + Send + 'static,
@@ -46,7 +46,7 @@ impl Backlog {
         Ok(Self { lines, shared })
     }
 
-    /// Returns when all lines are written, or after so long.
+    /// Returns when all lines are written, or after `max`.
     pub fn finish(&self, max: Duration) {
         let taken = self.shared.taken.load(Ordering::Acquire);
         let written = self.shared.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,10 +55,10 @@ impl Backlog {
     }
 }
 
-/// A line at a time. Never waits, and never fails: nobody could be told.
+/// Takes one line at a time. Never waits, and never fails, since there is nobody to tell.
 impl Write for Backlog {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // Counted first: it may be written at once.
+        // Counted first, since it may be written at once.
         self.shared.taken.fetch_add(1, Ordering::Release);
         if self.lines.try_send(line.to_vec()).is_err() {
             self.shared.taken.fetch_sub(1, Ordering::Release);
@@ -88,13 +88,13 @@ impl Shared {
                 text.extend(line);
                 lines += 1;
             }
-            // A reader who is gone is no reason to stop taking lines in.
+            // Even if the reader is gone, lines are still taken in.
             if write(&text).is_err() {
                 self.left_out.fetch_add(lines, Ordering::Relaxed);
             }
             *self.written.lock().unwrap_or_else(PoisonError::into_inner) += lines;
             self.more_written.notify_all();
-            // Not by the log: there may be no room in it yet.
+            // Written directly and not logged: there may be no room in the backlog yet.
             let left_out = self.left_out.swap(0, Ordering::Relaxed);
             if left_out > 0 && write(notice(left_out).as_bytes()).is_err() {
                 self.left_out.fetch_add(left_out, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::LaunchError;
 
-/// The session settings that the service relies on exist from this version on.
+/// The oldest version with the session settings that the service relies on.
 const MAJOR_MIN: u32 = 14;
 
 /// A directory with `initdb`, `pg_ctl` and `postgres` in it.
@@ -17,7 +17,7 @@ pub struct Binaries {
     pub major: u32,
 }
 
-/// `data`, if it exists already, names the version that must be used.
+/// If `data` exists already, it determines the version that must be used.
 pub fn find(bin_dir: Option<&Path>, data: &Path) -> Result<Binaries, LaunchError> {
     let found: Vec<Binaries> = match bin_dir {
         Some(dir) => {
@@ -63,13 +63,13 @@ fn candidates() -> Vec<PathBuf> {
     dirs
 }
 
-/// `15` and `postgresql@15` are 15; other names are none.
+/// `15` and `postgresql@15` are version 15; other names are no version.
 fn version_in(name: &str) -> Option<u32> {
     name.strip_prefix("postgresql@").unwrap_or(name).parse().ok()
 }
 
 fn inspect(dir: &Path) -> Option<Binaries> {
-    // Links lead to where the programs and their files really are.
+    // Resolves links, to find where the programs and their files really are.
     let postgres = dir.join("postgres").canonicalize().ok()?;
     let dir = postgres.parent()?.to_owned();
     if !(dir.join("initdb").exists() && dir.join("pg_ctl").exists()) {

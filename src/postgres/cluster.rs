@@ -1,8 +1,8 @@
 //! One cluster: its directory, its owner, and the programs that make, start and stop it.
 //!
-//! What is ours lies at the top of the directory (the password, the lock, the URL); what is
-//! PostgreSQL's lies in `postgres`, a directory of the user who runs it. As root, we never follow a
-//! path that this user could have laid.
+//! Our own files are at the top of the directory (the password, the lock, the URL); PostgreSQL's
+//! are in `postgres`, a directory of the user that runs it. As root, we never follow a path that
+//! this user could have laid.
 
 use std::fs;
 use std::io::Write as _;
@@ -23,23 +23,23 @@ use super::{LaunchError, STOP_TIMEOUT_S, at};
 
 /// How long a server may take to recover from a crash before we give up on it.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Another process's progress can only be looked at.
+/// The progress of another process can only be polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Not in the way of anyone: no socket file, one port of 127.0.0.1. Durability stays at its
-/// defaults. The log has no statements in it: a repeated idempotency key is an error to PostgreSQL.
-/// Words for a shell, so without anything to quote.
+/// Stays out of everybody's way: no socket file, one port on 127.0.0.1. Durability stays at its
+/// defaults. The log has no statements in it, since a repeated idempotency key is an error to
+/// PostgreSQL. A shell splits this into words, so nothing in it may need quoting.
 const OPTIONS: &str = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= \
     -c max_connections=200 -c log_error_verbosity=terse -c log_min_error_statement=panic";
 
-/// How the name of a directory starts that is not a cluster yet.
+/// The name prefix of a directory that is not a complete cluster yet.
 const UNFINISHED: &str = "unfinished-";
 
 /// The superuser of the cluster, and its database.
 pub const ROLE: &str = "ticketboss";
 pub const DATABASE: &str = "postgres";
 
-/// Where the data of the cluster in `directory` is, or is going to be.
+/// Where the data of the cluster in `directory` is, or will be.
 pub fn data_in(directory: &Path) -> PathBuf {
     directory.join("postgres/data")
 }
@@ -47,13 +47,13 @@ pub fn data_in(directory: &Path) -> PathBuf {
 pub struct Cluster {
     binaries: Binaries,
     directory: PathBuf,
-    /// PostgreSQL refuses to run as root: then another user owns its files and runs it.
+    /// Set if we are root: PostgreSQL refuses to run as root, so this user owns and runs it.
     owner: Option<User>,
     password: String,
 }
 
 impl Cluster {
-    /// Finds what is needed to run a cluster in `directory`, whether or not it has been made.
+    /// Finds what is needed to run a cluster in `directory`, whether or not the cluster exists yet.
     pub fn in_directory(directory: &Path, bin_dir: Option<&Path>) -> Result<Self, LaunchError> {
         let data = data_in(directory);
         let made = data.join("PG_VERSION").exists();
@@ -65,7 +65,7 @@ impl Cluster {
         })
     }
 
-    /// Makes the cluster, unless it is there.
+    /// Creates the cluster, unless it exists.
     pub fn make(&self) -> Result<(), LaunchError> {
         let (home, data) = (self.home(), self.data());
         if data.join("PG_VERSION").exists() {
@@ -75,8 +75,8 @@ impl Cluster {
             fs::create_dir(&home).map_err(at(&home))?;
             self.give_to_owner(&home)?;
         }
-        // In a directory beside the final one, so that one which was interrupted leaves no half;
-        // of a name of its own, since the interrupted one may still be at work.
+        // In a directory beside the final one, so that an interrupted attempt leaves no partial
+        // cluster; under a unique name, since the interrupted attempt may still be running.
         self.remove_unfinished();
         let unfinished = home.join(format!("{UNFINISHED}{}", Uuid::new_v4().simple()));
         let password_file = self.directory.join("password.initdb");
@@ -96,7 +96,7 @@ impl Cluster {
         fs::rename(&unfinished, &data).map_err(at(&data))
     }
 
-    /// Best effort: what is left is only in the way of the disk.
+    /// Best effort: leftovers only take up disk space.
     fn remove_unfinished(&self) {
         for entry in fs::read_dir(self.home()).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
@@ -121,18 +121,18 @@ impl Cluster {
         &self.password
     }
 
-    /// Starts the server, or finds the one that a crash of its service left running. Returns its
-    /// port: `port`, if that is given and the server was not running.
+    /// Starts the server, or finds the one that was left running when its service crashed. Returns
+    /// its port, which is `port` if that is given and the server was not running.
     pub fn start(&self, port: Option<u16>) -> Result<u16, LaunchError> {
         let deadline = Instant::now() + START_TIMEOUT;
         let (mut failure, mut seen_stale) = (None, false);
         while Instant::now() < deadline {
             match self.running() {
                 Found::Running { port: Some(port), ready: true } => return Ok(port),
-                // It recovers, or it stops: either ends.
+                // It is recovering or stopping: either comes to an end.
                 Found::Running { .. } => {}
-                // Seen twice, it is not one that is being written. It would stop every start, and
-                // if it cannot be removed, the start that follows says so.
+                // Seen twice, so it is not a file that is just being written. It would prevent
+                // every start, so it is removed; if that fails, the start that follows reports it.
                 Found::Stale if seen_stale => {
                     log::info!("removing a postmaster.pid that names no server of its directory");
                     let _ = fs::remove_file(self.pid_file());
@@ -140,8 +140,8 @@ impl Cluster {
                 Found::Stale => seen_stale = true,
                 Found::Nothing => match self.launch(port) {
                     Ok(port) => return Ok(port),
-                    // One that was killed may have children that still hold its memory, and
-                    // somebody else may have been faster to take the port.
+                    // A server that was killed may have children that still hold its memory, and
+                    // another process may have taken the port first.
                     Err(LaunchError::Failed { what, output }) if output.contains("in use") => {
                         failure = Some(LaunchError::Failed { what, output });
                     }
@@ -156,7 +156,7 @@ impl Cluster {
         }))
     }
 
-    /// Whether the server is there, in whatever state.
+    /// Whether the server is running, in whatever state.
     pub fn is_running(&self) -> bool {
         matches!(self.running(), Found::Running { .. })
     }
@@ -171,8 +171,8 @@ impl Cluster {
         run(command, "stopping PostgreSQL")
     }
 
-    /// A command that runs as the user who owns the cluster, with nothing of our environment that
-    /// could steer PostgreSQL, and out of the terminal's group: Ctrl-C is for us.
+    /// A command that runs as the owner of the cluster, without the parts of our environment that
+    /// could affect PostgreSQL, and in a process group of its own, since Ctrl-C is for us.
     pub fn command_as_owner(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir("/").env_clear().env("LC_ALL", "C").stdin(Stdio::null());
@@ -186,7 +186,7 @@ impl Cluster {
         command
     }
 
-    /// Gives a path that we have just made to the user who runs PostgreSQL.
+    /// Makes the user that runs PostgreSQL the owner of a path that we have just created.
     pub fn give_to_owner(&self, path: &Path) -> Result<(), LaunchError> {
         let Some(owner) = &self.owner else { return Ok(()) };
         chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw())).map_err(at(path))
@@ -212,7 +212,7 @@ impl Cluster {
         let log_before = fs::metadata(self.log()).map_or(0, |log| log.len());
         run(command, "starting PostgreSQL").map_err(|failure| match failure {
             LaunchError::Failed { what, output } => {
-                // What it says itself is in its log, if it came to that.
+                // The server's own message is in its log, if it got that far.
                 let said = self.log_since(log_before);
                 LaunchError::Failed { what, output: if said.is_empty() { output } else { said } }
             }
@@ -235,8 +235,8 @@ impl Cluster {
         self.data().join("postmaster.pid")
     }
 
-    /// The server that `postmaster.pid` names, if it is really there. The file may have outlived
-    /// its server, and the number may since have been given to another process.
+    /// The server that `postmaster.pid` names, if it really exists. The file may have outlived its
+    /// server, and the process id may have been given to another process since.
     fn running(&self) -> Found {
         let Ok(file) = fs::read_to_string(self.pid_file()) else { return Found::Nothing };
         let line = |index: usize| file.lines().nth(index).map(str::trim);
@@ -250,9 +250,9 @@ impl Cluster {
         }
     }
 
-    /// Whether process `pid` is this cluster's server: its working directory is its data. Where
-    /// that may not be looked at, its command line names the data; where there is no /proc, all
-    /// that can be known is whether there is such a process.
+    /// Whether process `pid` is this cluster's server, that is, whether its working directory is
+    /// the data directory. If we may not read that, the data directory must be in its command line;
+    /// without /proc, we can only tell whether there is such a process.
     fn is_server(&self, pid: i32) -> bool {
         let exists = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
         if exists == Err(nix::Error::ESRCH) {
@@ -268,13 +268,13 @@ impl Cluster {
                 let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 words.split(|byte| *byte == 0).any(|word| word == data.as_os_str().as_bytes())
             }
-            // It has just ended.
+            // The process has just ended.
             Err(_) => false,
         }
     }
 }
 
-/// What the file says that a server writes of itself.
+/// What `postmaster.pid`, the file that a server writes about itself, says.
 enum Found {
     Nothing,
     /// It names no server of this directory.
@@ -285,7 +285,7 @@ enum Found {
     },
 }
 
-/// Who runs the server when we are root: the one whose data it is, or else a user without rights.
+/// The user to run the server as if we are root: the owner of the data, or an unprivileged one.
 fn owner_of(data: &Path) -> Result<User, LaunchError> {
     if let Ok(metadata) = fs::metadata(data)
         && metadata.uid() != 0
@@ -297,7 +297,7 @@ fn owner_of(data: &Path) -> Result<User, LaunchError> {
     named("postgres").or_else(|| named("nobody")).ok_or(LaunchError::NoUser)
 }
 
-/// The cluster's password. It is made before the cluster is, and a cluster does not open without.
+/// The cluster's password. It is created before the cluster, which cannot be used without it.
 fn password(path: &Path, cluster_is_made: bool) -> Result<String, LaunchError> {
     match fs::read_to_string(path) {
         Ok(password) if !password.trim().is_empty() => return Ok(password.trim().to_owned()),
@@ -337,7 +337,7 @@ fn run(mut command: Command, what: &str) -> Result<(), LaunchError> {
     if output.status.success() {
         return Ok(());
     }
-    // The programs report their progress on one, and what went wrong on the other.
+    // The programs write their progress to stdout, and failures to stderr.
     let said = if output.stderr.is_empty() { output.stdout } else { output.stderr };
     let output = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
     Err(LaunchError::Failed { what: what.to_owned(), output })

@@ -1,4 +1,4 @@
-//! Commands that serve nothing: on a database of their own, or beside a service that runs.
+//! Commands that do not serve: they open the database, or use that of a service that is running.
 
 use sqlx::postgres::PgConnectOptions;
 
@@ -20,13 +20,13 @@ pub async fn migrate(config: &Config) -> Result<(), ServeError> {
     .await
 }
 
-/// Checks the data, and tells each problem as it is found. Reads only; beside a service that runs,
-/// in its private PostgreSQL, too.
+/// Checks the data, and passes each problem to `tell` as it is found. Only reads. If a service is
+/// running on its private PostgreSQL, this works beside it, too.
 pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, ServeError> {
     must_exist(config)?;
     let mut report = Report::default();
     beside(config, async |at| {
-        // Of an older one, what is missing would look like faults.
+        // In an older schema, what is missing would look like faults.
         schema::check(at.options()).await?;
         report = verify::verify(at.options(), tell).await?;
         Ok(())
@@ -35,7 +35,7 @@ pub async fn verify(config: &Config, tell: impl FnMut(&str)) -> Result<Report, S
     Ok(report)
 }
 
-/// Refuses to look into a database that would have to be made first.
+/// Refuses to inspect a database that would have to be created first.
 pub(super) fn must_exist(config: &Config) -> Result<(), ServeError> {
     match &config.database {
         Database::Private { data_dir, .. } if !postgres::is_made(data_dir) => {
@@ -45,7 +45,7 @@ pub(super) fn must_exist(config: &Config) -> Result<(), ServeError> {
     }
 }
 
-/// The database of a command: its own, or that of a service which runs already.
+/// The database of a command: one that it has opened, or that of a service that is already running.
 pub(super) enum At<'a> {
     Own(&'a OpenDatabase),
     Running(Box<PgConnectOptions>),
@@ -59,7 +59,7 @@ impl At<'_> {
         }
     }
 
-    /// For people, without the password.
+    /// A description for people, without the password.
     pub fn describe(&self) -> String {
         match self {
             Self::Own(database) => database.describe(),
@@ -68,8 +68,8 @@ impl At<'_> {
     }
 }
 
-/// Works with the database until it is done, or told to stop; beside a service that runs, in its
-/// private PostgreSQL, too.
+/// Runs `work` on the database until it is done, or told to stop. If a service is running on its
+/// private PostgreSQL, this works beside it, too.
 pub(super) async fn beside(
     config: &Config,
     work: impl AsyncFnOnce(At<'_>) -> Result<(), ServeError>,
@@ -78,7 +78,7 @@ pub(super) async fn beside(
         && postgres::is_made(data_dir)
         && let Some(url) = postgres::url_in_use(data_dir)?
     {
-        // A service that is just starting has not written it yet.
+        // A service that is just starting may not have written its URL yet.
         let options = url.parse().map_err(VerifyError::Connect)?;
         return work(At::Running(Box::new(options))).await;
     }

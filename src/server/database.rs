@@ -11,10 +11,10 @@ use crate::config::Database;
 use crate::postgres::{PrivatePostgres, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 
-/// How long a start waits for a database that is away.
+/// How long a start waits for a database that is unavailable.
 const DATABASE_WAIT_MAX: Duration = Duration::from_secs(30);
 const DATABASE_WAIT_STEP: Duration = Duration::from_secs(1);
-/// How often the private PostgreSQL is looked after.
+/// How often the private PostgreSQL is checked.
 const REVIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The database that the configuration names, running.
@@ -37,13 +37,13 @@ impl OpenDatabase {
         Ok(Self { options, private: Some(Arc::new(private)) })
     }
 
-    /// Brings the schema up to date, waiting for a database that is away.
+    /// Brings the schema up to date, waiting for a database that is unavailable.
     pub async fn migrate(&self) -> Result<(), ServeError> {
         wait_for_database(|| schema::migrate(&self.options)).await
     }
 
-    /// Stops the private PostgreSQL, if there is one. What was committed is safe if that takes too
-    /// long, so it is no failure: the next start finds the server, running or not.
+    /// Stops the private PostgreSQL, if there is one. It is no failure if that takes too long: what
+    /// was committed is safe, and the next start finds the server, running or not.
     pub async fn close(self) {
         let Some(private) = self.private else { return };
         let stopping = tokio::task::spawn_blocking(move || private.stop());
@@ -55,7 +55,7 @@ impl OpenDatabase {
         }
     }
 
-    /// Starts the private PostgreSQL again whenever it is gone. Does not return.
+    /// Restarts the private PostgreSQL whenever it is gone. Does not return.
     pub async fn look_after(&self) {
         let Some(private) = &self.private else { return std::future::pending().await };
         loop {
@@ -70,7 +70,7 @@ impl OpenDatabase {
         }
     }
 
-    /// For the log, without the password.
+    /// A description for the log, without the password.
     pub fn describe(&self) -> String {
         match &self.private {
             Some(private) => format!("private PostgreSQL in {}", private.directory().display()),
@@ -83,7 +83,7 @@ impl OpenDatabase {
     }
 }
 
-/// Tries until the database can be reached, for a while.
+/// Repeats `attempt` for a while, until the database can be reached.
 pub async fn wait_for_database(
     attempt: impl AsyncFn() -> Result<(), SchemaError>,
 ) -> Result<(), ServeError> {

@@ -1,4 +1,4 @@
-//! Keys at the command line: for the first operator, and for who has lost theirs.
+//! Keys at the command line: for the first operator, and for operators who have lost theirs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::domain::{Key, KeyId, KeyName, Scope, Timestamp};
 use crate::store::{ConnectionLimits, PostgresStore, schema};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Keys that are read at once.
+/// Keys that one statement reads.
 const PAGE: i64 = 500;
 
-/// Makes a key, and returns it with its text, and where it is.
+/// Creates a key, and returns it with its text and a description of its database.
 pub async fn make(
     config: &Config,
     name: KeyName,
@@ -70,13 +70,13 @@ pub async fn revoke(config: &Config, id: KeyId) -> Result<(), ServeError> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Schema {
-    /// In a database that has none: a key may be the first thing in it.
+    /// A database that has no schema gets one: a key may be the first thing in it.
     MayBeMade,
     MustBeThere,
 }
 
-/// On a schema that is up to date. One that is not is left alone: who looks at keys with a new binary has
-/// not asked for more.
+/// Runs `work` on a schema that is up to date. One that is not is left alone: listing keys with a
+/// new binary is no request to migrate.
 async fn with_store(
     config: &Config,
     schema: Schema,

@@ -1,4 +1,4 @@
-//! TLS, by rustls: a certificate and its key from files, read again on SIGHUP.
+//! TLS, by rustls: a certificate and its key from files, which are read again on SIGHUP.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub enum TlsError {
     Signal(#[source] io::Error),
 }
 
-/// What is shown to clients. Cheap to clone.
+/// The certificate that is presented to clients. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     files: TlsFiles,
@@ -43,7 +43,7 @@ pub struct Certificate {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // It is moved in whole, so a panic cannot leave it half-changed.
+        // Poisoning does not matter: the certificate is only ever replaced as a whole.
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(&current))
     }
@@ -63,8 +63,8 @@ impl Certificate {
         Ok(config.with_no_client_auth().with_cert_resolver(Arc::new(self.clone())))
     }
 
-    /// Reads the files again at each SIGHUP, as long as it is polled. What cannot be read changes
-    /// nothing.
+    /// Reads the files again at each SIGHUP, as long as this future is polled. If they cannot be
+    /// read, the current certificate stays in use.
     pub async fn renew(self) -> Result<(), TlsError> {
         let mut hangup = signal(SignalKind::hangup()).map_err(TlsError::Signal)?;
         while hangup.recv().await.is_some() {
@@ -91,7 +91,7 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
         pem::Error::Io(source) => TlsError::Read { path: key.clone(), source },
         source => TlsError::Key { path: key.clone(), source },
     })?;
-    // Fails where they are not a pair.
+    // Fails if the certificate and the key do not match.
     CertifiedKey::from_der(chain, private_key, &default_provider()).map_err(TlsError::Pair)
 }
 

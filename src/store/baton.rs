@@ -1,13 +1,15 @@
-//! Turns between the replicas that sell one event: who has the event's baton reads, decides and
-//! commits, and the others wait for it instead of committing what is bound to lose.
+//! Turns between the replicas that sell one event: the replica that has the event's baton reads,
+//! decides and commits, and the others wait for it instead of sending commits that are bound to
+//! lose.
 //!
-//! It is an advisory lock of the session, so it is free again when its owner's connection ends. It
-//! guards nothing, and nobody waits for it for long: who is stopped while it has the baton costs the
-//! others a little time. A commit holds it shared, from the update of the event to its end, so that
-//! whoever asks for it meanwhile reads what that commit made.
+//! The baton is a session-level advisory lock, so it is free again when its owner's connection
+//! ends. It guards nothing, and is never waited for long: a replica that stalls while it has the
+//! baton costs the others a little time. A commit holds the lock in shared mode from the update of
+//! the event to its end, so that a replica that asks for the baton meanwhile reads what that commit
+//! wrote.
 //!
-//! What a session did to such a lock is not undone with its transaction. So a connection on which
-//! anything failed lets go of it, or is closed.
+//! What a session does to such a lock is not undone when a transaction fails. So a connection on
+//! which anything failed releases the lock, or is closed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,17 +22,17 @@ use super::connections::Lease;
 use super::events::event_of;
 use crate::domain::EventId;
 
-/// How long a session waits for it; migration 15 says so to the database.
+/// How long a session waits for the baton; migration 15 sets the same limit in the database.
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// The batons that this replica has. An event has one batcher, which has one at most.
+/// The batons that this replica has. Each event has one batcher, which has at most one.
 #[derive(Default)]
 pub(super) struct Batons(Mutex<HashMap<EventId, Baton>>);
 
-/// The connection whose session has it.
+/// A baton, with the connection whose session has it.
 pub(super) struct Baton {
     pub lease: Lease,
-    /// Of the advisory lock.
+    /// The key of the advisory lock.
     pub key: i64,
 }
 
@@ -39,18 +41,18 @@ impl Batons {
         self.all().insert(event_id.clone(), baton);
     }
 
-    /// Takes it out, to use its connection.
+    /// Removes the baton, so that its connection can be used.
     pub fn find(&self, event_id: &EventId) -> Option<Baton> {
         self.all().remove(event_id)
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<EventId, Baton>> {
-        // A map has no state that a panic could leave half-changed.
+        // Poisoning does not matter: a panic cannot leave a map half-changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Waits for the baton, and reads the event then. With the key to pass it on by.
+/// Waits for the baton, and then reads the event. Also returns the lock's key, for passing it on.
 pub(super) async fn take(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -74,7 +76,7 @@ pub(super) async fn take(
     Ok(Some((row.key, EventNow { event, now: row.now })))
 }
 
-/// Lets go of it without a commit, if the session has it.
+/// Releases the baton without a commit, if the session has it.
 pub(super) async fn let_go(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query_scalar!(
         r#"-- let_go

@@ -5,39 +5,39 @@ use uuid::Uuid;
 
 use crate::domain::{ChangeKind, EventId, Timestamp};
 
-/// What one commit did.
+/// What one commit changed.
 #[derive(Debug)]
 pub struct Version {
     pub version: i64,
     pub at: Timestamp,
     pub changes: Vec<ReservationChanged>,
-    /// The change of the event itself, as the journal has it.
+    /// The change of the event itself, as recorded in the journal.
     pub event_change: Option<serde_json::Value>,
-    /// The operator's key that it was asked for with.
+    /// The operator's key with which it was requested.
     pub event_changed_by: Option<String>,
 }
 
-/// What a version did to a reservation.
+/// What a version changed in a reservation.
 #[derive(Debug)]
 pub struct ReservationChanged {
     pub kind: ChangeKind,
     pub id: Uuid,
     pub partner_id: String,
-    /// Seats taken, given back, or kept, as the kind has it.
+    /// Seats taken, given back, or kept, depending on the kind.
     pub seats: i32,
-    /// The operator's key that it was asked for with.
+    /// The operator's key with which it was requested.
     pub key_id: Option<String>,
 }
 
-/// Versions of an event, without a gap, the oldest first.
+/// Versions of an event, without gaps, oldest first.
 #[derive(Debug)]
 pub struct Versions {
     pub versions: Vec<Version>,
-    /// The event's own, at the moment of the read.
+    /// The event's version at the moment of the read.
     pub latest: i64,
 }
 
-/// At most `count` versions after `after`, and fewer where they have more than about `changes`
+/// At most `count` versions after `after`, and fewer if they have more than about `changes`
 /// changes; `None` if there is no such event.
 pub(super) async fn changes(
     connection: &mut PgConnection,
@@ -82,7 +82,7 @@ pub(super) async fn changes(
             let what = format!("event {event_id}, version {version}: unreadable kinds");
             sqlx::Error::Decode(what.into())
         };
-        // Null where no operator's key was used.
+        // Null if no operator's key was used.
         let mut key_ids = row.key_ids.into_iter().flatten();
         let changes = kinds.zip(rest).map(|(kind, ((id, partner_id), seats))| {
             let (kind, key_id) = (kind.ok_or_else(unreadable)?, key_ids.next().flatten());
@@ -96,7 +96,7 @@ pub(super) async fn changes(
     Ok(Some(Versions { versions: versions.collect::<Result<_, _>>()?, latest }))
 }
 
-/// At which version each of the events is.
+/// The current version of each event.
 pub(super) async fn versions_of(
     connection: &mut PgConnection,
     event_ids: &[EventId],

@@ -1,4 +1,4 @@
-//! The database's clock, read from here.
+//! The database's clock, as known in this process.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use crate::domain::Timestamp;
 
-/// The last reading of the database's clock, carried forward by this machine's monotonic one. What
-/// this machine believes the time of day to be does not matter.
+/// The last reading of the database's clock, carried forward by the local monotonic clock. The
+/// local time of day does not matter.
 #[derive(Clone, Copy, Debug)]
 pub struct DatabaseClock {
     reading: Timestamp,
@@ -19,7 +19,7 @@ impl DatabaseClock {
         Self { reading, read_at: Instant::now() }
     }
 
-    /// To the microsecond, which is what the database keeps.
+    /// Precise to the microsecond, like the times that the database stores.
     pub fn now(&self) -> Timestamp {
         let elapsed = self.read_at.elapsed().as_micros();
         self.reading + Duration::from_micros(u64::try_from(elapsed).unwrap_or(u64::MAX))

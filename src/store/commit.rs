@@ -12,25 +12,26 @@ use crate::domain::{
 /// journal row, in one statement: there is no moment in which a seat is taken and no reservation
 /// exists, or the other way round.
 ///
-/// The update comes first, and everything else selects from what it returned: where the guard does
-/// not match, nothing is written. Each changed reservation must still be at its previous version;
-/// one that is not leaves `change_count` short, and the journal's rule fails the whole statement.
+/// The update comes first, and everything else selects from what it returned: if the guard does not
+/// match, nothing is written. Each changed reservation must still be at its previous version; one
+/// that is not leaves `change_count` short, and the journal's rule fails the whole statement.
 ///
-/// A change of the event itself is applied from the document that the journal keeps of it, so that
-/// what is journalled is what was done. Guarded by its version, it needs no other condition.
+/// A change of the event itself is applied from the same document that the journal stores, so that
+/// what is journalled is what was done. The version guards it, so it needs no other condition.
 ///
-/// Whoever commits tells whether others are in line for the event, and keeps them there until its
-/// own effect can be seen; `baton`, if it is ours, goes to the next of them in the same moment: the
-/// session's lock becomes one of the transaction, without a wait. None of that decides anything: see
-/// [`super::baton`].
+/// The statement also tells whether other replicas are in line for the event, and keeps them
+/// waiting until its own effect is visible. `baton`, if it is ours, passes to the next of them in
+/// the same moment: the session-level lock becomes a transaction-level one, without a wait. None of
+/// this decides anything: see [`super::baton`].
 ///
-/// A batch that only makes reservations leaves out the clauses for what is changed, which it has no
-/// rows for: PostgreSQL gets each clause ready for every commit, and these would be a seventh of the
-/// work of a small one. All else stands once, for both.
+/// A batch that only makes reservations leaves out the clauses for changes, for which it has no
+/// rows: PostgreSQL sets up every clause at every commit, and these would be a seventh of the work
+/// of a small one. Everything else is written once, for both forms.
 ///
 /// The arrays of new rows are unnested side by side in a select list, which PostgreSQL streams; in
-/// a from clause it would store each of them first. Those of changed rows are not joined at all but
-/// looked up by position, so that no plan can read more of the table than the rows that are named.
+/// a from clause it would first store each of them. The arrays of changed rows are not joined at
+/// all but looked up by position, so that no plan can read more of the table than the rows that are
+/// named.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 pub(super) async fn commit(
     connection: &mut PgConnection,
@@ -40,7 +41,7 @@ pub(super) async fn commit(
     let rows = Rows::of(&batch.changes);
     let key_ids = rows.key_ids(batch);
     let event_change = batch.event_change.as_ref().map(to_json);
-    // A macro, since a statement that sqlx checks is a literal.
+    // A macro, since sqlx only checks a statement that is a literal.
     macro_rules! guarded {
         (event: $event:tt, altered: $altered:tt, journal: $journal:tt, with: [$($with:expr),*]) => {
             sqlx::query!(
@@ -178,8 +179,8 @@ pub(super) async fn commit(
     Ok(committed.map_or(Commit::VersionMoved, Commit::Committed))
 }
 
-/// The proof of whose commit made a version. Never the reservations: two replicas that cancel the
-/// same one leave the same rows.
+/// The id of the batch that created a version, which proves whose commit it was. The reservations
+/// cannot: two replicas that cancel the same one leave the same rows.
 pub(super) async fn batch_at(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -195,8 +196,8 @@ pub(super) async fn batch_at(
     .await
 }
 
-/// Locks the event's row and lets it go again. The lock waits for a commit in flight, and it is
-/// written to the log: this commits, and so waits for what every commit waits for.
+/// Locks the event's row and releases it. The lock waits for a commit in flight, and taking it is
+/// written to the WAL: so this is a commit, and waits for what every commit waits for.
 pub(super) async fn fence(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -211,7 +212,7 @@ pub(super) async fn fence(
     Ok(())
 }
 
-/// A change of the event as the journal keeps it, and as the statement applies it.
+/// A change of the event as the document that the journal stores and the statement applies.
 fn to_json(change: &EventChange) -> serde_json::Value {
     let EventChange { name, total_seats, status, sales_open_at, sales_close_at } = change;
     let mut fields = serde_json::Map::new();
@@ -234,8 +235,8 @@ fn to_json(change: &EventChange) -> serde_json::Value {
     fields.into()
 }
 
-/// The changes of a batch as the arrays that the statement unnests. Those that are shorter than the
-/// others go on with nulls: an empty one is for a batch that has nothing of it.
+/// The changes of a batch as the arrays that the statement unnests. Arrays that are shorter than
+/// the others continue with nulls: an empty one means that the batch has no such values.
 #[derive(Default)]
 struct Rows<'a> {
     inserted: Journalled<'a>,
@@ -251,7 +252,7 @@ struct Rows<'a> {
     holds_after: Vec<Option<Timestamp>>,
 }
 
-/// What the journal records of each change, too.
+/// The part of each change that the journal records, too.
 #[derive(Default)]
 struct Journalled<'a> {
     kinds: Vec<i16>,
@@ -304,7 +305,7 @@ impl<'a> Rows<'a> {
         rows
     }
 
-    /// The keys of operators, as the journal has them; `None` if there are none.
+    /// The operators' keys as the journal stores them; `None` if there are none.
     fn key_ids(&self, batch: &'a Batch) -> Option<Vec<Option<&'a str>>> {
         let changes = [&self.inserted.key_ids[..], &self.altered.key_ids].concat();
         let of_event = batch.event_changed_by.as_ref().map(KeyId::as_str);

@@ -1,8 +1,8 @@
 //! A fixed set of connections to PostgreSQL.
 //!
-//! Not sqlx's pool: that one asks the server on every return whether the connection still works,
-//! which is a round trip for each commit. Here a connection that failed, or whose statement was
-//! abandoned halfway, is closed; all others go back at once. The set never grows.
+//! Not sqlx's pool, which asks the server at every return whether the connection still works: a
+//! round trip for each commit. Here, a connection that failed, or whose statement was abandoned
+//! halfway, is closed; all others are returned at once. The set never grows.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,39 +19,38 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Unavailable;
 use super::error::leaves_connection_usable;
 
-/// A connection that was idle for longer is asked whether it still works before a commit is trusted
-/// to it. The server may have gone meanwhile, and a statement that is written to a dead connection
-/// has an unknown outcome.
+/// A connection that was idle for longer is checked before a commit is sent on it. The server may
+/// have gone down meanwhile, and a statement written to a dead connection has an unknown outcome.
 const TRUSTED_IDLE_MAX: Duration = Duration::from_millis(500);
 
-/// A server that does not even complete the handshake in this time is treated as away.
+/// A server that does not even complete the handshake in this time counts as unavailable.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A proof that takes longer is most likely on a connection that leads nowhere any more.
+/// A proof that takes longer is most likely running on a dead connection.
 const PROOF_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct Connections {
     options: PgConnectOptions,
-    /// Connections live on this runtime: those of actix's workers end before the last commit does.
+    /// The runtime of the connections: those of actix's workers end before the last commit.
     runtime: Handle,
     permits: Arc<Semaphore>,
-    /// The proof that is under way. One at a time: a server whose standby is gone lets it wait for
-    /// ever, whether or not its client is still there, and must not fill up with such sessions.
+    /// The proof in progress. Only one at a time: on a server whose standby is gone, a proof waits
+    /// for ever, even if its client is gone, and such sessions must not fill up the server.
     proof: AsyncMutex<Option<(Proof, Instant)>>,
-    /// Last in, first out: a quiet service keeps using few, and their plans stay warm.
+    /// Last in, first out: a quiet service keeps using the same few, and their plans stay warm.
     idle: Mutex<Vec<Idle>>,
     metrics: PoolMetrics,
 }
 
-/// What a set of connections counts.
+/// The metrics of a set of connections.
 pub(super) struct PoolMetrics {
-    /// In use.
+    /// Connections in use.
     pub lent: Gauge,
-    /// Until there was one to use, or none came in time.
+    /// Time until a connection was available, or the wait ended without one.
     pub wait_seconds: Histogram,
 }
 
-/// A session is proved by a commit of its own, in a task that outlives the one who asked for it.
+/// The proof of a session by a commit of its own, in a task that outlives its caller.
 type Proof = AbortOnDropHandle<Result<PgConnection, sqlx::Error>>;
 
 struct Idle {
@@ -118,11 +117,11 @@ impl Connections {
         }
     }
 
-    /// A new connection that may be trusted.
+    /// A new connection that can be trusted.
     ///
     /// A server that has just come back, or taken over, may show commits that never reached its
-    /// standby, and may lose them again. So each session commits something of its own first: once
-    /// that has succeeded, whatever it sees from before is there to stay.
+    /// standby, and may still lose them. So each session first commits something of its own: once
+    /// that has succeeded, everything that it sees from before is permanent.
     async fn connect(&self, until: Instant) -> Result<PgConnection, Unavailable> {
         let until = until.min(Instant::now() + CONNECT_TIMEOUT);
         let mut proof =
@@ -132,7 +131,7 @@ impl Connections {
         {
             match timeout_at(until, &mut proving).await {
                 Ok(Ok(Ok(connection))) => return Ok(connection),
-                // It broke: its server is gone, and another may be there by now.
+                // The proof failed: its server is gone, and another may have taken over by now.
                 Ok(Ok(Err(_)) | Err(_)) => {}
                 Err(_elapsed) => {
                     *proof = Some((proving, since));
@@ -155,7 +154,7 @@ impl Connections {
     async fn reach(&self, until: Instant) -> Result<PgConnection, Unavailable> {
         let options = self.options.clone();
         let connecting = self.runtime.spawn(async move { options.connect().await });
-        // An attempt that is given up must not go on and hold a socket.
+        // An attempt that was given up must not continue and hold a socket.
         let connecting = AbortOnDropHandle::new(connecting);
         let connected = timeout_at(until, connecting).await;
         connected
@@ -172,12 +171,12 @@ impl Connections {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        // A list of connections has no state that a panic could leave half-changed.
+        // Poisoning does not matter: a panic cannot leave a list of connections half-changed.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes to the log and to no table, and waits for what every commit waits for.
+/// Writes to the WAL and to no table, and waits for what every commit waits for.
 async fn commit_something(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query_scalar!(
         r#"-- commit_something
@@ -188,7 +187,7 @@ async fn commit_something(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// A borrowed connection. Dropped, it is closed: a statement may still be running on it.
+/// A borrowed connection. It is closed when dropped: a statement may still be running on it.
 pub(super) struct Lease {
     pub connection: PgConnection,
     owner: Arc<Connections>,
@@ -196,7 +195,7 @@ pub(super) struct Lease {
     _lent: Lent,
 }
 
-/// Counted as long as it is there.
+/// Counts a connection as in use until it is dropped.
 struct Lent(Gauge);
 
 impl Lent {
@@ -219,9 +218,8 @@ impl Lease {
         self.owner.idle().push(idle);
     }
 
-    /// Returns the connection if the server reported the failure as the end of a statement only.
-    /// Otherwise closes it, and with it all idle ones: when one breaks, the others most likely
-    /// did, too. Tells whether it was broken.
+    /// Returns the connection if the failure ended only a statement. Otherwise closes it and all
+    /// idle ones: if one broke, the others most likely did, too. Returns whether it was broken.
     pub fn give_back_after(self, failure: &sqlx::Error) -> bool {
         let broken = !leaves_connection_usable(failure);
         if broken {

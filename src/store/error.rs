@@ -1,4 +1,4 @@
-//! What a failed statement means: did nothing happen, or is it unknown?
+//! What a failed statement means: that nothing happened, or that the outcome is unknown.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use thiserror::Error;
@@ -18,16 +18,16 @@ pub enum Unavailable {
     Statement(#[source] sqlx::Error),
 }
 
-/// Why a commit gave no result.
+/// Why a commit returned no result.
 #[derive(Debug, Error)]
 pub enum CommitError {
-    /// Certain that nothing happened, and that sending it was not the cause of anything later.
+    /// It is certain that nothing happened, and that the statement has no later effect.
     #[error(transparent)]
     NotDone(#[from] Unavailable),
-    /// The statement was sent and its answer did not arrive: it may have happened, or may yet.
+    /// The statement was sent, but no answer arrived: it may have been committed, or may yet be.
     #[error("the outcome of a commit is unknown")]
     Unknown(#[source] Option<sqlx::Error>),
-    /// A row has an idempotency key that is taken. Nothing happened.
+    /// A row has an idempotency key that is already taken. Nothing happened.
     #[error("an idempotency key of the batch is taken")]
     KeyTaken,
     /// A row breaks a rule of the schema. Nothing happened.
@@ -35,9 +35,9 @@ pub enum CommitError {
     BadRow(#[source] sqlx::Error),
 }
 
-/// Whether the connection may be used again after this error: only if the server reported it as
-/// the end of a statement and not of the session, and is one that can be written to, with
-/// statements that were prepared for the schema as it is.
+/// Whether the connection may be used again after this error: only if the error ended the statement
+/// and not the session, the server accepts writes, and the prepared statements still fit the
+/// schema.
 pub(super) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     statement_error(error).is_some_and(|code| code != READ_ONLY && code != STALE_STATEMENT)
 }
@@ -47,10 +47,10 @@ pub(super) fn was_locked(error: &sqlx::Error) -> bool {
     statement_error(error) == Some(LOCK_NOT_AVAILABLE)
 }
 
-/// Sorts the failure of the guarded statement, once it was sent.
+/// Classifies a failure of the guarded statement after it was sent.
 ///
-/// A reported error rolled the statement back, since it is a transaction of its own. All else may
-/// have come after the commit.
+/// An error reported for the statement rolled it back, since it is a transaction of its own. Any
+/// other failure may have come after the commit.
 pub(super) fn of_commit(error: sqlx::Error) -> Result<Commit, CommitError> {
     let Some(code) = statement_error(&error) else {
         return Err(CommitError::Unknown(Some(error)));
@@ -58,8 +58,8 @@ pub(super) fn of_commit(error: sqlx::Error) -> Result<Commit, CommitError> {
     if code == SERIALIZATION_FAILURE {
         Ok(Commit::VersionMoved)
     } else if code == UNIQUE_VIOLATION {
-        // Told by the code alone: through Citus the constraint's name carries a shard's suffix.
-        // Ids and versions cannot collide here, so it is a key.
+        // Recognised by the code alone: through Citus the constraint's name has a shard's suffix.
+        // Ids and versions cannot collide here, so it is an idempotency key.
         Err(CommitError::KeyTaken)
     } else if code.starts_with("22") || code.starts_with("23") {
         Err(CommitError::BadRow(error))
@@ -73,14 +73,14 @@ const SERIALIZATION_FAILURE: &str = "40001";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// The server is a standby, or has become one.
 const READ_ONLY: &str = "25006";
-/// A prepared statement's result has another type since a migration: it has to be prepared anew.
+/// A migration has changed the type of a prepared statement's result: it must be prepared again.
 const STALE_STATEMENT: &str = "0A000";
 
-/// The SQLSTATE of an error that ended a statement, and nothing more.
+/// The SQLSTATE of an error that ended a statement and nothing else.
 ///
-/// `None` for a broken connection, for what the server says as it ends the session (FATAL), and
-/// for a server that goes down (PANIC), which may carry any code: a full disk during a commit
-/// does. Classes 08 and 57P speak of the connection, too, whatever their severity.
+/// `None` for a broken connection, and for an error with which the server ends the session (FATAL)
+/// or goes down (PANIC). Those may have any code, as when the disk is full during a commit. Classes
+/// 08 and 57P concern the connection, too, whatever their severity.
 fn statement_error(error: &sqlx::Error) -> Option<&str> {
     let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
     let code = error.code();

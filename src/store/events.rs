@@ -1,4 +1,4 @@
-//! Reads of events, and the making of one.
+//! Reads of events, and their creation.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use crate::domain::{
     Event, EventId, EventName, EventStatus, KeyId, NewEvent, Timestamp, TotalSeats,
 };
 
-/// A row of `events`, as it is stored.
+/// A row of `events`, as stored.
 pub(super) struct EventRow {
     pub id: String,
     pub name: String,
@@ -25,7 +25,7 @@ pub(super) struct EventRow {
     pub created_at: Timestamp,
 }
 
-/// The event of a row that has more beside it: the macros of sqlx know no rows within rows.
+/// Takes the event from a row that has other columns, too: sqlx's macros cannot nest rows.
 macro_rules! event_of {
     ($id:expr, $row:expr) => {
         $crate::domain::Event::try_from($crate::store::events::EventRow {
@@ -51,7 +51,7 @@ pub(super) use event_of;
 impl TryFrom<EventRow> for Event {
     type Error = sqlx::Error;
 
-    /// Fails on what this version of the service cannot have written.
+    /// Fails on values that this version of the service cannot have written.
     fn try_from(row: EventRow) -> Result<Self, sqlx::Error> {
         let unreadable = |column: &str| {
             sqlx::Error::Decode(format!("event {}: unreadable {column}", row.id).into())
@@ -112,7 +112,7 @@ pub(super) async fn event_now(
     Ok(Some(EventNow { event: event_of!(id, row)?, now: row.now }))
 }
 
-/// Events in the order of their ids, from the one after `after` on.
+/// Events ordered by id, starting after `after`.
 pub(super) async fn events_after(
     connection: &mut PgConnection,
     after: &str,
@@ -136,9 +136,9 @@ pub(super) async fn events_after(
     rows.into_iter().map(Event::try_from).collect()
 }
 
-/// Makes an event, or finds the one that has its id. A new event has nothing that a change could
-/// race with, so it needs no guard. `made_by` tells whether it was made by this request: it may be
-/// sent again when its answer was lost.
+/// Creates an event, or finds the one that has its id. A new event has nothing that a change could
+/// race with, so its creation needs no guard. `made_by` tells whether this request created it,
+/// since the statement may be resent if its answer was lost.
 pub(super) async fn make_event(
     connection: &mut PgConnection,
     new: &NewEvent,
@@ -185,7 +185,7 @@ pub(super) async fn make_event(
     }
 }
 
-/// Events with holds past their time: each is found by one step through the index of holds.
+/// Events with holds past their time. Each event that has holds costs one step through the index.
 pub(super) async fn events_with_due_holds(
     connection: &mut PgConnection,
     count: i64,

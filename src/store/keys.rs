@@ -1,17 +1,17 @@
-//! Keys: the table of who may call.
+//! API keys: the table that says who may call.
 
 use sqlx::PgConnection;
 
 use crate::domain::{Key, KeyId, KeyName, NewKey, PartnerId, Scope, SecretHash, Timestamp};
 
-/// A key together with what its secret is checked against.
+/// A key together with the hash that its secret is checked against.
 #[derive(Debug)]
 pub struct SecretKey {
     pub key: Key,
     pub secret_hash: SecretHash,
 }
 
-/// What is new of the keys.
+/// The keys that have changed.
 #[derive(Debug)]
 pub struct KeysChanged {
     pub keys: Vec<SecretKey>,
@@ -19,7 +19,7 @@ pub struct KeysChanged {
     pub now: Timestamp,
 }
 
-/// A row of `keys`, as it is stored.
+/// A row of `keys`, as stored.
 struct KeyRow {
     id: String,
     name: String,
@@ -36,7 +36,7 @@ struct KeyRow {
 impl TryFrom<KeyRow> for Key {
     type Error = sqlx::Error;
 
-    /// Fails on what this version of the service cannot have written.
+    /// Fails on values that this version of the service cannot have written.
     fn try_from(row: KeyRow) -> Result<Self, sqlx::Error> {
         let unreadable = |column: &str| {
             sqlx::Error::Decode(format!("key {}: unreadable {column}", row.id).into())
@@ -61,7 +61,8 @@ impl TryFrom<KeyRow> for Key {
     }
 }
 
-/// Ids are random: one that is there already was made by this very statement, whose answer was lost.
+/// Ids are random: if the id is taken, this very statement created the key, and its answer was
+/// lost.
 pub(super) async fn make_key(
     connection: &mut PgConnection,
     new: &NewKey,
@@ -114,7 +115,7 @@ pub(super) async fn keys_after(
     rows.into_iter().map(Key::try_from).collect()
 }
 
-/// The first revocation is the one that is remembered.
+/// If a key is revoked again, the first revocation is kept.
 pub(super) async fn revoke_key(
     connection: &mut PgConnection,
     id: &KeyId,
@@ -136,7 +137,7 @@ pub(super) async fn revoke_key(
     Ok(found.is_some())
 }
 
-/// The clock is there even if nothing has changed.
+/// The clock is returned even if nothing has changed.
 pub(super) async fn keys_changed(
     connection: &mut PgConnection,
     since: Timestamp,
@@ -174,7 +175,8 @@ pub(super) async fn keys_changed(
         let id = row.id.clone();
         match (Key::try_from(row), SecretHash::try_from(hash)) {
             (Ok(key), Ok(secret_hash)) => Some(SecretKey { key, secret_hash }),
-            // A newer version of the service may know more scopes. It must not lock out all others.
+            // A newer version of the service may have more scopes. A key with one must not lock out
+            // all other keys.
             (Err(_), _) | (_, Err(_)) => {
                 log::error!("key {id} cannot be read, and is not taken");
                 None

@@ -1,15 +1,15 @@
-//! The reservations of an event in the order in which they were made, the newest first.
+//! The reservations of an event in order of creation, newest first.
 //!
-//! The journal is that order: it is gapless and never changes, so a listing that goes on from a
-//! place in it skips nothing and repeats nothing, whatever is made meanwhile. What is read at once
-//! is bounded by the changes that are looked at, and not by those that are found.
+//! The journal is that order: it is gapless and never changes, so a listing that continues from a
+//! position in it skips nothing and repeats nothing, whatever is added meanwhile. A read is bounded
+//! by the changes that it examines, not by those that match.
 
 use sqlx::PgConnection;
 
 use super::reservations::ReservationRow;
 use crate::domain::{EventId, PartnerId, Reference, Reservation, Status};
 
-/// Which reservations are wanted; all of them where nothing is said.
+/// Which reservations to list: a field that is `None` excludes none.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub partner_id: Option<PartnerId>,
@@ -17,33 +17,33 @@ pub struct Filter {
     pub reference: Option<Reference>,
 }
 
-/// A place in the journal: what was made before it is still to be listed.
+/// A position in the journal: what was made before it is still to be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub version: i64,
-    /// From 1, within the version.
+    /// Position within the version, counted from 1.
     pub place: i64,
 }
 
 impl Position {
-    /// Everything was made before it.
+    /// From here, everything is still to be listed.
     pub const NEWEST: Self = Self { version: i64::MAX, place: i64::MAX };
 
-    /// Everything that was made before a version.
+    /// From here, everything that was made before `version` is still to be listed.
     fn before(version: i64) -> Self {
         Self { version: version - 1, place: i64::MAX }
     }
 }
 
-/// A part of a listing.
+/// One page of a listing.
 #[derive(Debug, Default)]
 pub struct Page {
     pub reservations: Vec<Reservation>,
-    /// `None` at the end.
+    /// Where the next page starts; `None` at the end.
     pub next: Option<Position>,
 }
 
-/// Lists up to `count` reservations, of about `changes` in the journal that it looks at.
+/// Lists up to `count` reservations, examining about `changes` changes of the journal.
 pub(super) async fn list(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -119,7 +119,8 @@ pub(super) async fn list(
     Ok(Page { reservations: reservations.collect::<Result<_, _>>()?, next })
 }
 
-/// Down to which version there are about so many changes; `None` where there is no version left.
+/// The version down to which there are about `changes` changes; `None` if there are no more
+/// versions.
 async fn oldest_of_page(
     connection: &mut PgConnection,
     event_id: &EventId,

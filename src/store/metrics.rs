@@ -1,4 +1,4 @@
-//! What the store counts, for each of its sets of connections.
+//! The store's metrics, for each of its sets of connections.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -30,7 +30,7 @@ impl Metrics {
         }
     }
 
-    /// Of one set, which may have so many.
+    /// The metrics of one set, which may have up to `connections_max` connections.
     pub fn of_pool(&self, pool: &'static str, connections_max: usize) -> PoolMetrics {
         let labels = PoolLabels { pool };
         self.connections_max.get_or_create(&labels).set(connections_max as i64);

@@ -1,5 +1,5 @@
-//! [`PostgresStore`]: the statements of this module's neighbours, run on borrowed connections
-//! within their time.
+//! [`PostgresStore`]: runs the statements of this module's siblings on borrowed connections, each
+//! within its deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,11 @@ use crate::domain::{
     Command, Event, EventId, Key, KeyId, NewEvent, NewKey, Reservation, ReservationId, Timestamp,
 };
 
-/// A read that meets a connection which broke while it was idle is asked once more on a new one.
+/// A read on a connection that turns out to be broken is tried once more, on a new one.
 const READ_ATTEMPTS_MAX: usize = 2;
 
-/// Runs a statement that may be run twice. A macro, since a function that is generic over futures
-/// which borrow their connection cannot yet promise that they are `Send`.
+/// Runs a statement that is safe to run twice. A macro, since a function that is generic over
+/// futures that borrow their connection cannot yet promise that they are `Send`.
 macro_rules! ask {
     ($connections:expr, $until:expr, $($statement:ident)::+($($argument:expr),*)) => {{
         let mut attempts_left = READ_ATTEMPTS_MAX;
@@ -36,7 +36,7 @@ macro_rules! ask {
             attempts_left -= 1;
             let mut lease = match ($connections.lease($until).await, sent.take()) {
                 (Ok(lease), _) => lease,
-                // What was sent once may have been done.
+                // The statement was sent once, and may have been executed.
                 (Err(_), Some(failure)) => break Err(Unavailable::Statement(failure)),
                 (Err(unavailable), None) => break Err(unavailable),
             };
@@ -59,7 +59,7 @@ macro_rules! ask {
     }};
 }
 
-/// How many connections the service opens, at most.
+/// Upper limits on the connections that the service opens.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionLimits {
     /// For the batchers.
@@ -72,14 +72,15 @@ pub struct ConnectionLimits {
 pub struct PostgresStore {
     writes: Arc<Connections>,
     reads: Arc<Connections>,
-    /// One, for who calls: nobody's reads must keep everybody else out. It never waits for a standby.
+    /// A single connection for authentication, so that no other read can keep all callers out. Its
+    /// commits never wait for a standby.
     keys: Arc<Connections>,
     batons: Batons,
     metrics: Metrics,
 }
 
 impl PostgresStore {
-    /// `statement_timeout` is the server's own limit, for the case that we cannot tell it to stop.
+    /// `statement_timeout` is enforced by the server itself, in case we cannot tell it to stop.
     pub fn new(
         options: PgConnectOptions,
         limits: ConnectionLimits,
@@ -104,22 +105,22 @@ impl PostgresStore {
         }
     }
 
-    /// Adds what it counts.
+    /// Registers the store's metrics.
     pub fn register(&self, registry: &mut Registry) {
         self.metrics.register(registry);
     }
 
-    /// Whether the schema has all that this binary needs.
+    /// Whether the schema has everything that this binary needs.
     pub async fn is_current(&self, until: Instant) -> Result<bool, Unavailable> {
         ask!(self.reads, until, schema::is_current())
     }
 
-    /// The event as it is now.
+    /// The event's current state.
     pub async fn event(&self, id: &EventId, until: Instant) -> Result<Option<Event>, Unavailable> {
         ask!(self.reads, until, events::event(id))
     }
 
-    /// The reservation as it is now; with `event_id` only if it belongs to that event.
+    /// The reservation's current state; with `event_id`, only if it belongs to that event.
     pub async fn reservation(
         &self,
         id: ReservationId,
@@ -129,7 +130,7 @@ impl PostgresStore {
         ask!(self.reads, until, reservations::reservation(id, event_id))
     }
 
-    /// Events in the order of their ids, from the one after `after` on.
+    /// Events ordered by id, starting after `after`.
     pub async fn events_after(
         &self,
         after: &str,
@@ -139,7 +140,7 @@ impl PostgresStore {
         ask!(self.reads, until, events::events_after(after, count))
     }
 
-    /// Some of the reservations of an event that were made before `from`, the newest first.
+    /// Some of the event's reservations that were made before `from`, newest first.
     pub async fn list(
         &self,
         event_id: &EventId,
@@ -152,8 +153,7 @@ impl PostgresStore {
         ask!(self.reads, until, listing::list(event_id, filter, from, count, changes))
     }
 
-    /// Some of the versions of an event, from the one after `after` on; `None` if there is no such
-    /// event.
+    /// Some of an event's versions, starting after `after`; `None` if there is no such event.
     pub async fn changes(
         &self,
         event_id: &EventId,
@@ -165,7 +165,7 @@ impl PostgresStore {
         ask!(self.reads, until, changes::changes(event_id, after, count, changes))
     }
 
-    /// At which version each of the events is.
+    /// The current version of each event.
     pub async fn versions_of(
         &self,
         event_ids: &[EventId],
@@ -174,8 +174,8 @@ impl PostgresStore {
         ask!(self.reads, until, changes::versions_of(event_ids))
     }
 
-    /// Makes an event; `None` if there is one with its id that another request made. `made_by`
-    /// names this request, and `made_by_key` the operator's key that it came with.
+    /// Creates an event; `None` if another request has created one with its id. `made_by`
+    /// identifies this request, and `made_by_key` is the operator's key that it was made with.
     pub async fn make_event(
         &self,
         new: &NewEvent,
@@ -186,12 +186,12 @@ impl PostgresStore {
         ask!(self.reads, until, events::make_event(new, made_by, made_by_key))
     }
 
-    /// Makes a key; the same one any number of times.
+    /// Creates a key; repeating the call creates no second one.
     pub async fn make_key(&self, new: &NewKey, until: Instant) -> Result<Key, Unavailable> {
         ask!(self.reads, until, keys::make_key(new))
     }
 
-    /// Keys in the order of their ids, from the one after `after` on.
+    /// Keys ordered by id, starting after `after`.
     pub async fn keys_after(
         &self,
         after: &str,
@@ -201,7 +201,7 @@ impl PostgresStore {
         ask!(self.reads, until, keys::keys_after(after, count))
     }
 
-    /// Revokes a key, for ever; whether there is one with this id.
+    /// Revokes a key for good. Returns whether there is a key with this id.
     pub async fn revoke_key(
         &self,
         id: &KeyId,
@@ -211,7 +211,7 @@ impl PostgresStore {
         ask!(self.reads, until, keys::revoke_key(id, by))
     }
 
-    /// The keys that were made or revoked after `since`, by the database's clock.
+    /// The keys that were created or revoked after `since`, by the database's clock.
     pub async fn keys_changed(
         &self,
         since: Timestamp,
@@ -220,7 +220,7 @@ impl PostgresStore {
         ask!(self.keys, until, keys::keys_changed(since))
     }
 
-    /// Writes down that keys were used just now.
+    /// Records that these keys were used just now.
     pub async fn mark_used(&self, ids: &[KeyId], until: Instant) -> Result<(), Unavailable> {
         ask!(self.keys, until, keys::mark_used(ids))
     }
@@ -243,12 +243,13 @@ impl Store for PostgresStore {
         before: Option<Before<'_>>,
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
-        // Whoever has the baton waits for no other connection: all of them may be waiting for it.
+        // Never wait for another connection while holding a baton: all others may be taken by
+        // batchers that wait for batons.
         if let Some(mut baton) = self.batons.find(event_id) {
             let connection = &mut baton.lease.connection;
             let reading = snapshot::snapshot(connection, event_id, commands, before);
             let answer = timeout_at(until, reading).await;
-            // If it failed, its connection is closed, and another is asked.
+            // If the read failed, the baton's connection is closed, and another one is used.
             if let Ok(snapshot) = answer.map_err(|_elapsed| Unavailable::TimedOut)? {
                 self.batons.keep(event_id, baton);
                 return Ok(snapshot);
@@ -289,7 +290,7 @@ impl Store for PostgresStore {
         until: Instant,
     ) -> Result<Option<EventNow>, Unavailable> {
         let mut lease = self.writes.lease(until).await?;
-        // Who gives up before the server does has to close the connection.
+        // Too little time left: giving up before the server does would mean closing the connection.
         if until.saturating_duration_since(Instant::now()) <= baton::WAIT_MAX {
             lease.give_back();
             return Ok(None);
@@ -300,10 +301,10 @@ impl Store for PostgresStore {
                 self.batons.keep(event_id, Baton { lease, key });
                 Ok(Some(event))
             }
-            // For an event that is not there. Closes the connection.
+            // There is no such event. Closes the connection, and so releases the lock.
             Ok(None) => Ok(None),
             Err(failure) if leaves_connection_usable(&failure) => {
-                // It may have come in the moment in which the wait for it ended.
+                // The baton may have been obtained in the very moment in which the wait ended.
                 let_go(lease, until).await;
                 if was_locked(&failure) { Ok(None) } else { Err(Unavailable::Statement(failure)) }
             }
@@ -334,19 +335,20 @@ impl Store for PostgresStore {
     }
 }
 
-/// Gives back a connection that had a baton. Where that fails it is closed, which ends that, too.
+/// Releases the baton and returns its connection. If that fails, the connection is closed, which
+/// releases the baton, too.
 async fn let_go(mut lease: Lease, until: Instant) {
     if let Ok(Ok(())) = timeout_at(until, baton::let_go(&mut lease.connection)).await {
         lease.give_back();
     }
 }
 
-/// What every session of the service is opened with.
+/// The options with which every session of the service is opened.
 pub fn session_options(options: PgConnectOptions, statement_timeout: Duration) -> PgConnectOptions {
     let timeout_ms = statement_timeout.as_millis().to_string();
     options.application_name("ticketboss").options([
-        // A client that gives up does not stop the server; these do, and they free the row lock of
-        // a session whose peer is gone.
+        // A client that gives up does not stop the server; these settings do, and they free the row
+        // lock of a session whose peer is gone.
         ("statement_timeout", timeout_ms.as_str()),
         ("lock_timeout", &timeout_ms),
         ("idle_in_transaction_session_timeout", &timeout_ms),
@@ -354,10 +356,10 @@ pub fn session_options(options: PgConnectOptions, statement_timeout: Duration) -
         ("tcp_keepalives_idle", "5"),
         ("tcp_keepalives_interval", "2"),
         ("tcp_keepalives_count", "3"),
-        // The guard re-checks the row after a lock wait, which is this level's behaviour.
+        // After a lock wait, the guard must re-check the row, as it does at this isolation level.
         ("default_transaction_isolation", "read committed"),
-        // Every statement is a point access through an index. A plan that was made while the
-        // tables were small must not scan them once they are large, so it may not scan at all.
+        // Every statement is a point access through an index. A plan made while the tables were
+        // small must not scan them once they are large, so plans may not scan at all.
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_bitmapscan", "off"),

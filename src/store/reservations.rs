@@ -1,4 +1,4 @@
-//! Reads of reservations, and the one way from a row to a [`Reservation`].
+//! Reads of reservations, and the only conversion from a row to a [`Reservation`].
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use crate::domain::{
     Status, Timestamp,
 };
 
-/// A row of `reservations`, as it is stored.
+/// A row of `reservations`, as stored.
 pub(super) struct ReservationRow {
     pub id: Uuid,
     pub event_id: String,
@@ -27,7 +27,7 @@ pub(super) struct ReservationRow {
 impl TryFrom<ReservationRow> for Reservation {
     type Error = sqlx::Error;
 
-    /// Fails on what this version of the service cannot have written.
+    /// Fails on values that this version of the service cannot have written.
     fn try_from(row: ReservationRow) -> Result<Self, sqlx::Error> {
         let unreadable = |column: &str| {
             sqlx::Error::Decode(format!("reservation {}: unreadable {column}", row.id).into())

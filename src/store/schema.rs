@@ -1,4 +1,4 @@
-//! The schema: bringing it up to date, and telling whether it is.
+//! The schema: migrating it, and checking whether it is up to date.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use tokio::time::{sleep, timeout};
 
 use super::connections::CONNECT_TIMEOUT;
 
-/// Between two attempts to be the one who migrates.
+/// The pause between two attempts to get the lock for migrating.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
-/// Where sqlx records what it has applied.
+/// The table in which sqlx records applied migrations.
 const TABLE: &str = "_sqlx_migrations";
 
 #[derive(Debug, Error)]
@@ -28,7 +28,7 @@ pub enum SchemaError {
 }
 
 impl SchemaError {
-    /// Whether the database has no schema of ours at all: the very first migration is missing.
+    /// Whether the database has no schema of ours at all: even the first migration is missing.
     pub fn is_no_schema(&self) -> bool {
         match self {
             Self::TooOld { missing } => {
@@ -38,12 +38,12 @@ impl SchemaError {
         }
     }
 
-    /// Whether the database refuses us, by a wrong password or a name that it does not know.
+    /// Whether the database refuses us, because of a wrong password or an unknown name.
     pub fn is_wrong_address(&self) -> bool {
         matches!(self, Self::Connect(_)) && !self.is_away()
     }
 
-    /// Whether the database may be there in a while: nobody answers, or it is starting, or full. A
+    /// Whether the database may be available later: it does not answer, is starting, or is full. A
     /// wrong password, or a database that does not exist, stays wrong.
     pub fn is_away(&self) -> bool {
         match self {
@@ -60,8 +60,8 @@ impl SchemaError {
     }
 }
 
-/// An older binary must be able to start after a newer one has migrated: what is applied and not
-/// known here is ignored.
+/// Ignores applied migrations that are not known here: an older binary must be able to start after
+/// a newer one has migrated.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!();
     migrator.set_ignore_missing(true);
@@ -69,8 +69,8 @@ fn migrator() -> Migrator {
     migrator
 }
 
-/// Tries to be the only one who migrates. Not by a statement that waits, as sqlx's own does: building
-/// an index beside writers waits for all statements, that one too.
+/// Tries to get the lock for migrating. It does not wait inside a statement, as sqlx does: building
+/// an index concurrently waits for all running statements, and so for that one, too.
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {
     let locked = sqlx::query_scalar!(
         r#"-- lock_migrations
@@ -79,14 +79,14 @@ async fn try_lock(connection: &mut PgConnection) -> Result<bool, MigrateError> {
     Ok(locked.fetch_one(connection).await?)
 }
 
-/// Applies the migrations that are missing. Replicas that start together wait for each other.
+/// Applies the missing migrations. Replicas that start together wait for each other.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let mut connection = connect(options).await?;
-    // To find that there is nothing to do needs no right to do it.
+    // Finding that there is nothing to do must not require the privilege to do it.
     if missing(&mut connection).await?.is_none() {
         return Ok(());
     }
-    // It goes with the connection.
+    // The lock is released when the connection ends.
     while !try_lock(&mut connection).await? {
         sleep(LOCK_PAUSE).await;
     }
@@ -94,7 +94,7 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Refuses a schema that lacks a migration of this binary.
+/// Fails if the schema lacks a migration of this binary.
 pub async fn check(options: &PgConnectOptions) -> Result<(), SchemaError> {
     let mut connection = connect(options).await?;
     match missing(&mut connection).await? {
@@ -103,7 +103,7 @@ pub async fn check(options: &PgConnectOptions) -> Result<(), SchemaError> {
     }
 }
 
-/// Whether the schema has all that this binary needs.
+/// Whether the schema has everything that this binary needs.
 pub(super) async fn is_current(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     match missing(connection).await {
         Ok(missing) => Ok(missing.is_none()),
@@ -112,11 +112,11 @@ pub(super) async fn is_current(connection: &mut PgConnection) -> Result<bool, sq
     }
 }
 
-/// The first migration of this binary that was not applied.
+/// The first migration of this binary that has not been applied.
 async fn missing(connection: &mut PgConnection) -> Result<Option<i64>, MigrateError> {
     let applied = match connection.list_applied_migrations(TABLE).await {
         Ok(applied) => applied,
-        // Looking must not need the right to create the table.
+        // Checking must not require the privilege to create the table.
         Err(MigrateError::Execute(failure)) if is_undefined_table(&failure) => Vec::new(),
         Err(failure) => return Err(failure),
     };

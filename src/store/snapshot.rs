@@ -1,4 +1,4 @@
-//! Everything that a batch is decided on, as it was in one moment.
+//! Everything that a batch is decided on, read in one snapshot.
 
 use std::collections::HashMap;
 
@@ -12,8 +12,8 @@ use crate::domain::{
     Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage, UsageByPartner,
 };
 
-/// The event alone, where that is likely to be all, as `before` has it, and then turns out to be. It
-/// is for those who are refused while everybody calls.
+/// Reads only the event row if `before` suggests that nothing else matters and the fresh row
+/// confirms it. This keeps refusals cheap while a sold-out event is under load.
 pub(super) async fn snapshot(
     connection: &mut PgConnection,
     event_id: &EventId,
@@ -35,18 +35,18 @@ pub(super) async fn snapshot(
     event_and_named(connection, event_id, &wanted).await
 }
 
-/// One statement is one snapshot: seats, statuses and versions that belong together. Read in two,
-/// a reservation cancelled in between gave its seats back twice.
+/// One statement sees one snapshot: seats, statuses and versions that belong together. With two
+/// statements, a reservation cancelled in between gave its seats back twice.
 ///
-/// What limited partners have comes in rows of its own, and only where it counts; found by the number
-/// that their index has of event and partner.
+/// The usage of limited partners comes in separate rows, and only if it matters. It is found by the
+/// number under which its index has event and partner.
 ///
-/// Holds past their time are read only where the seats that are available may not do; `limit` and
-/// what is asked for bound how many.
+/// Holds past their time are read only if the available seats may not suffice; `limit` and what is
+/// asked for bound how many.
 ///
-/// `offset 0` keeps the planner from turning the join by key around, and from any other way to a
-/// partner's rows: planned while the table was empty, it would read all of it for each batch once it is
-/// not.
+/// `offset 0` keeps the planner from reversing the join by key, and from finding a partner's rows
+/// in any other way: a plan made while the table was empty would read all of it for each batch once
+/// it has grown.
 #[expect(clippy::too_many_lines, reason = "it is one statement")]
 async fn event_and_named(
     connection: &mut PgConnection,
@@ -161,7 +161,7 @@ async fn event_and_named(
     Ok(Some(Snapshot { event, named, usage, now }))
 }
 
-/// The event, and one of the named reservations beside it, or none.
+/// The event, joined with one of the named reservations or with none.
 struct SnapshotRow {
     name: String,
     total_seats: i32,
@@ -193,7 +193,7 @@ struct SnapshotRow {
 }
 
 impl SnapshotRow {
-    /// What a partner has, if that is what the row is about. Who is not in any row was not counted.
+    /// The partner's usage, if the row is about that. Partners without a row were not counted.
     fn usage(&self) -> Result<Option<(PartnerId, Usage)>, sqlx::Error> {
         let (Some(seats), Some(holds)) = (self.used_seats, self.used_holds) else {
             return Ok(None);
@@ -222,17 +222,16 @@ impl SnapshotRow {
     }
 }
 
-/// What the commands name, as the arrays that the statement is bound to.
+/// What the commands name, as the arrays that are bound to the statement.
 #[derive(Default)]
 struct Wanted<'a> {
     ids: Vec<Uuid>,
     partner_ids: Vec<&'a str>,
     keys: Vec<&'a str>,
-    /// Of whom it has to be known what they have, where the event limits that or more holds are
-    /// wanted: each once.
+    /// Partners whose usage must be known if the event limits it or they want holds; each once.
     limited_partner_ids: Vec<&'a PartnerId>,
     has_holds: Vec<bool>,
-    /// In all. What is available covers them, or holds past their time may have to.
+    /// In total. If the available seats do not cover them, holds past their time may have to.
     seats: i64,
 }
 
@@ -263,8 +262,8 @@ impl<'a> Wanted<'a> {
         wanted
     }
 
-    /// Whether the commands can be decided on this event alone, with what is known of partners: they
-    /// name nothing, nobody who is limited is unknown, and no hold can matter.
+    /// Whether the commands can be decided on this event and the known usage alone: they name no
+    /// reservation and no key, every limited partner's usage is known, and no hold can matter.
     fn nothing_beside(&self, event: &Event, usage: Option<&UsageByPartner>) -> bool {
         let is_known =
             |partner_id: &PartnerId| usage.is_some_and(|usage| usage.of(partner_id).is_some());

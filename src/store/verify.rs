@@ -1,12 +1,12 @@
-//! The reads of `ticketboss verify`: in pages, each a short statement of its own.
+//! The reads of `ticketboss verify`: page by page, each page in a short statement of its own.
 //!
-//! `offset 0` keeps the planner from turning a join around: what is looked up is looked up row by
+//! `offset 0` keeps the planner from reversing a join: what a row refers to is looked up row by
 //! row, by its key.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// Ids of events, in their order.
+/// Ids of events, in ascending order.
 pub(crate) async fn events_after(
     connection: &mut PgConnection,
     id: &str,
@@ -22,7 +22,7 @@ pub(crate) async fn events_after(
     .await
 }
 
-/// What an event says of itself.
+/// An event's own counters, as stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Counters {
     pub initial_seats: i32,
@@ -31,7 +31,7 @@ pub(crate) struct Counters {
     pub held_seats: i32,
     pub reservation_count: i64,
     pub version: i64,
-    /// The last version of its journal, at the same moment.
+    /// The last version in its journal, read in the same snapshot.
     pub last_journalled: Option<i64>,
 }
 
@@ -54,7 +54,8 @@ pub(crate) async fn counters(
     .await
 }
 
-/// Up to which version there are about so many changes after `after`; `None` after the last one.
+/// The version up to which there are about `changes` changes after `after`; `None` if there are no
+/// more versions.
 pub(crate) async fn page_end(
     connection: &mut PgConnection,
     event_id: &str,
@@ -80,11 +81,12 @@ pub(crate) async fn page_end(
     .await
 }
 
-/// A change of the journal, or a version without any, and the reservation it names as it is now.
+/// A change in the journal, or a version without any, and the current row of the reservation that
+/// it names.
 #[derive(Clone, Debug)]
 pub(crate) struct JournalEntry {
     pub version: i64,
-    /// Seats of the event from this version on, if it changed them.
+    /// The event's total seats from this version on, if it changed them.
     pub total_seats: Option<i32>,
     pub kind: Option<i16>,
     pub reservation_id: Option<Uuid>,
@@ -96,7 +98,7 @@ pub(crate) struct JournalEntry {
     pub stored_status: Option<String>,
 }
 
-/// The versions of an event after `after` and up to `to`.
+/// The versions of an event after `after`, up to and including `to`.
 pub(crate) async fn journal_between(
     connection: &mut PgConnection,
     event_id: &str,
@@ -131,7 +133,7 @@ pub(crate) async fn journal_between(
     .await
 }
 
-/// What some versions of an event did to a reservation.
+/// What a version of an event did to a reservation.
 #[derive(Clone, Debug)]
 pub(crate) struct Deed {
     pub kind: i16,
@@ -139,7 +141,7 @@ pub(crate) struct Deed {
     pub seats: i32,
 }
 
-/// What the versions after `after` and up to `to` did to these reservations, in their order.
+/// What the versions after `after`, up to and including `to`, did to these reservations, in order.
 pub(crate) async fn deeds_between(
     connection: &mut PgConnection,
     event_id: &str,
@@ -165,7 +167,7 @@ pub(crate) async fn deeds_between(
     .await
 }
 
-/// A reservation, and what the journal says of it at the version that it carries.
+/// A reservation, and what the journal says about it at the version in its row.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredEntry {
     pub id: Uuid,
@@ -174,13 +176,13 @@ pub(crate) struct StoredEntry {
     pub status: String,
     pub version: i64,
     pub has_event: bool,
-    /// Reservations with its idempotency key and item, itself among them.
+    /// Number of reservations with its idempotency key and item, including itself.
     pub of_its_key: Option<i64>,
     pub journal_kind: Option<i16>,
     pub journal_seats: Option<i32>,
 }
 
-/// Whether the index is there that keeps a key from being used twice.
+/// Whether the index exists that prevents an idempotency key from being used twice.
 pub(crate) async fn keys_are_unique(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"-- verify_keys
@@ -192,7 +194,7 @@ pub(crate) async fn keys_are_unique(connection: &mut PgConnection) -> Result<boo
     .await
 }
 
-/// Reservations of all events, in the order of their ids.
+/// Reservations of all events, ordered by id.
 pub(crate) async fn reservations_after(
     connection: &mut PgConnection,
     id: Uuid,

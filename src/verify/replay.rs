@@ -10,8 +10,8 @@ use crate::store::verify::{Counters, Deed, JournalEntry, StoredEntry};
 #[cfg(test)]
 mod tests;
 
-/// The replay of an event, entry by entry. It keeps nothing of an entry, except of reservations
-/// that have changed since the version it replays to: as many as change while it is at work.
+/// The replay of an event, entry by entry. It keeps nothing about an entry, except for reservations
+/// that have changed since the version it replays to: as many as change while it runs.
 pub struct Replay {
     event_id: String,
     /// The event as it was when the replay began.
@@ -19,13 +19,13 @@ pub struct Replay {
     version: i64,
     total_seats: i64,
     available_seats: i64,
-    /// By the table, and by the journal for what has changed since.
+    /// According to the table, or to the journal for reservations that have changed since.
     owned_seats: i64,
     held_seats: i64,
     confirmed: i64,
-    /// As they were before, told by the journal.
+    /// The reservations that have changed since, as the journal says they were before.
     changed_since: HashMap<Uuid, (Status, i64)>,
-    /// The reservations that the version names.
+    /// The reservations that the current version names.
     named: HashSet<Uuid>,
 }
 
@@ -45,12 +45,12 @@ impl Replay {
         }
     }
 
-    /// The version up to which everything is replayed.
+    /// The version up to which everything has been replayed.
     pub fn version(&self) -> i64 {
         self.version
     }
 
-    /// The next entry; what is wrong with it goes to `wrong`.
+    /// Replays the next entry; what is wrong with it is added to `wrong`.
     pub fn entry(&mut self, entry: &JournalEntry, wrong: &mut Vec<String>) {
         if entry.version != self.version {
             self.end_version(wrong);
@@ -84,7 +84,7 @@ impl Replay {
         self.compare(entry, kind, id, seats, wrong);
     }
 
-    /// The entry with the reservation it names.
+    /// Compares the entry with the reservation that it names.
     fn compare(
         &mut self,
         entry: &JournalEntry,
@@ -114,9 +114,9 @@ impl Replay {
         }
     }
 
-    /// Reservations of a page that have changed since the version it replays to, and of whose past
-    /// it has kept nothing: when that was read, they had not. Only for those that were shrunk does
-    /// it matter, since all other entries say all that there is to say.
+    /// Reservations of a page that have changed since the version it replays to, and whose history
+    /// it has not kept, because they had not changed yet when that was read. This matters only for
+    /// those that were shrunk, since all other entries are complete in themselves.
     pub fn forgotten(&self, page: &[JournalEntry]) -> Vec<Uuid> {
         let shrunk = page.iter().filter(|entry| {
             entry.kind.and_then(ChangeKind::parse) == Some(ChangeKind::Shrunk)
@@ -126,15 +126,15 @@ impl Replay {
         ids.filter(|id| !self.changed_since.contains_key(id)).collect()
     }
 
-    /// An entry that it has passed.
+    /// Takes in an entry that the replay has already passed.
     pub fn remember(&mut self, deed: &Deed) {
-        // One that is not known was told when it was passed.
+        // An unknown kind was reported when the entry was passed.
         if let Some(kind) = ChangeKind::parse(deed.kind) {
             self.change_before(kind, deed.reservation_id, deed.seats.into());
         }
     }
 
-    /// A reservation that has changed again since: what it was is told by the journal alone.
+    /// Records what a reservation was before it changed again, which only the journal tells.
     fn change_before(&mut self, kind: ChangeKind, id: Uuid, seats: i64) {
         let before = self.changed_since.get(&id).copied();
         let (status, owned) = before.unwrap_or((Status::Confirmed, 0));
@@ -167,7 +167,7 @@ impl Replay {
         }
     }
 
-    /// Compares what was replayed with what the event says of itself.
+    /// Compares the replayed state with the event's own counters.
     pub fn end(mut self, wrong: &mut Vec<String>) {
         self.end_version(wrong);
         for (status, seats) in std::mem::take(&mut self.changed_since).into_values() {
@@ -218,7 +218,7 @@ impl Replay {
     }
 }
 
-/// What is wrong with a reservation by itself, and by the journal of the version that it carries.
+/// Checks a reservation by itself, and against the journal of the version in its row.
 pub fn check_stored(stored: &StoredEntry, wrong: &mut Vec<String>) {
     let StoredEntry { id, event_id, version, status, seats, .. } = stored;
     let mut says = |what: &str| wrong.push(format!("event {event_id}: reservation {id} {what}"));
@@ -235,7 +235,7 @@ pub fn check_stored(stored: &StoredEntry, wrong: &mut Vec<String>) {
                 let said = said.unwrap_or("still active");
                 says(&format!("is {status}, and {said} by the journal of version {version}"));
             }
-            // What was shrunk has another number there: that of the seats that were given back.
+            // For a shrunk reservation, the journal has the number of seats given back instead.
             if kind != ChangeKind::Shrunk && stored.journal_seats != Some(*seats) {
                 says(&format!("has {seats} seats, and others in the journal of version {version}"));
             }

@@ -1,4 +1,4 @@
-//! What changes between two pages.
+//! Changes that happen between two pages.
 
 use super::*;
 
@@ -30,7 +30,7 @@ fn entry(version: i64, kind: ChangeKind, seats: i32, stored: (i64, Status)) -> J
     }
 }
 
-/// The first page was read before the reservation was cancelled by version 3, the second after it.
+/// The first page is read before version 3 cancels the reservation, the second one after it.
 #[test]
 fn what_is_changed_between_two_pages_is_no_damage() {
     for recalled in [true, false] {

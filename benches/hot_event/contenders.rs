@@ -1,10 +1,10 @@
 //! The usual ways to book a seat, on the same HTTP stack and the same schema as the service.
 //!
-//! Each is a short form of its way that is still correct: no journal, no retries of lost
-//! connections, no idempotency, and few round trips. So they do less here than they would have to as
-//! services. Their connections come from sqlx's own pool, as in most services; that one asks the
-//! server for a sign of life whenever a connection comes back. Their sessions have the settings of
-//! the service's.
+//! Each is a minimal form of its approach that is still correct: no journal, no retries after lost
+//! connections, no idempotency, and few round trips. So each does less here than it would have to
+//! do in a real service. Connections come from sqlx's own pool, as in most services; that pool
+//! pings the server whenever a connection is returned to it. Sessions have the same settings as the
+//! service's.
 
 use std::io;
 use std::net::TcpListener;
@@ -22,18 +22,18 @@ use uuid::Uuid;
 /// As many connections as the service has by default.
 const CONNECTIONS: u32 = 20;
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longer than any measurement, as the service's is.
+/// Longer than any measurement, like the service's own.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Attempts of the one that retries.
+/// Attempts of `Way::VersionRetry`.
 const ATTEMPTS_MAX: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Way {
     /// Read the version, write if it is still the same, else 409.
     VersionCheck,
-    /// The same, tried again until it goes through.
+    /// The same, retried until it succeeds.
     VersionRetry,
-    /// Lock the row, look, write, commit.
+    /// Lock the row, check, write, commit.
     ForUpdate,
     /// One statement without a read before it.
     Atomic,
@@ -70,7 +70,7 @@ struct Made<'a> {
     status: &'static str,
 }
 
-/// Serves until it is ended. Says where on its standard error, as the service does.
+/// Serves until the process is killed. Prints its address to standard error, as the service does.
 pub fn main(way: Way, options: PgConnectOptions) -> io::Result<()> {
     actix_web::rt::System::new().block_on(async {
         let pool = PgPoolOptions::new()

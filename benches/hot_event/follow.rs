@@ -1,5 +1,5 @@
-//! Those who follow an event's stream: a process of its own that keeps streams open, reads them as
-//! fast as they come, and goes on like a browser when one ends.
+//! The followers of an event's stream: a process of its own that keeps streams open, reads them as
+//! fast as the data arrives, and reconnects like a browser when a stream ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::load::Latency;
 
 const LAG_MAX_US: u64 = 60_000_000;
-/// What the service says if it says nothing else.
+/// The delay before a reconnect unless the service names another.
 const RETRY_DEFAULT: Duration = Duration::from_secs(1);
-/// From one new stream to the next: they do not all come in the same moment.
+/// Time between two new streams, so that they do not all connect at the same moment.
 const OPEN_EVERY: Duration = Duration::from_millis(1);
 
 /// What to follow, and for how long.
@@ -32,11 +32,11 @@ pub struct Plan {
     pub time: Duration,
 }
 
-/// What came.
+/// What was received.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// From the moment at which a version was decided (its `at`, before it was committed) until it
-    /// was here, of the first stream, without what it caught up on.
+    /// Time from the moment a version was decided (its `at`, before the commit) until it arrived
+    /// here; measured on the first stream, except after a reconnect, when it catches up.
     pub lag: Latency,
     pub bytes: u64,
     /// Streams that were ended with `behind`.
@@ -44,7 +44,7 @@ pub struct Tally {
     pub seconds: f64,
 }
 
-/// Reads a plan from the standard input, follows it, and writes the tally to the standard output.
+/// Reads a plan from standard input, follows it, and writes the tally to standard output.
 pub fn main() -> io::Result<()> {
     let plan: Plan = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -112,7 +112,7 @@ impl Stream {
         self.lag
     }
 
-    /// Reads a stream to its end, and returns when to come back.
+    /// Reads a stream to its end, and returns how long to wait before reconnecting.
     async fn read_one(&mut self) -> io::Result<Duration> {
         let mut stream = TcpStream::connect(self.plan.address).await?;
         let mut head =

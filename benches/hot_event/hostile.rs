@@ -1,5 +1,5 @@
-//! Those who mean no good: a process of its own that opens thousands of connections and keeps each of
-//! them busy with nothing, for as long as the service lets it.
+//! Hostile clients: a process of its own that opens thousands of connections and keeps each of them
+//! uselessly busy for as long as the service tolerates it.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// From one thing that a connection does to its next.
+/// Time between two actions of one connection.
 const PACE: Duration = Duration::from_secs(1);
-/// They do not all do it in the same moment.
+/// The connections act in this many groups, so that they do not all act at the same moment.
 const GROUPS: u32 = 50;
-/// How long the service puts up with one of them. The first ones do not wait for that, but give up one
-/// after the other within it, so that they come again at an even rate from the beginning.
+/// How long the service tolerates such a connection. The first connections do not wait for that,
+/// but give up one after another within this time, so that reconnects come at an even rate from the
+/// beginning.
 const PUT_UP_WITH: Duration = Duration::from_secs(15);
 
-/// Whom to bother, and for how long.
+/// Which service to attack, and for how long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     pub address: SocketAddr,
@@ -26,14 +27,13 @@ pub struct Plan {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// Until all were open for the first time.
+    /// Time until all connections were open for the first time.
     pub opened_s: f64,
-    /// Closed, almost all by the service, and opened again.
+    /// Connections that were closed, almost all by the service, and opened again.
     pub reopened: u64,
 }
 
-/// Reads a plan from the standard input, goes through with it, and writes the tally to the standard
-/// output.
+/// Reads a plan from standard input, carries it out, and writes the tally to standard output.
 pub fn main() -> io::Result<()> {
     let plan: Plan = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let begin = Instant::now();
@@ -64,13 +64,13 @@ pub fn main() -> io::Result<()> {
 
 #[derive(Clone, Copy)]
 enum Manner {
-    /// Says nothing.
+    /// Sends nothing.
     Silent,
-    /// Headers without an end.
+    /// Sends headers that never end.
     SlowHead,
-    /// A body that comes byte by byte.
+    /// Sends a body byte by byte.
     SlowBody,
-    /// A body of ever more chunks.
+    /// Sends a chunked body that never ends.
     EndlessBody,
 }
 
@@ -118,7 +118,8 @@ impl Hostile {
         Ok(Self { stream, manner, gives_up: None })
     }
 
-    /// Whether the service still puts up with it, and it with the service.
+    /// Acts once more. `false` if the service has answered or closed the connection, or if it is
+    /// time for the connection to give up by itself.
     fn go_on(&mut self) -> bool {
         if self.gives_up.is_some_and(|gives_up| Instant::now() >= gives_up) {
             return false;

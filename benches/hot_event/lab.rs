@@ -1,6 +1,6 @@
 //! What a measurement runs on: one throwaway PostgreSQL, databases in it, and server processes.
 //!
-//! Everything started here ends with this process, however that ends.
+//! Everything started here ends with this process, however the process ends.
 
 use std::io::{self, BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -30,7 +30,7 @@ use crate::follow;
 use crate::hostile;
 use crate::load::{Plan, Tally};
 
-/// As many as an event may have.
+/// The most seats that an event may have.
 pub const SEATS: i32 = 10_000_000;
 const START_MAX: Duration = Duration::from_secs(60);
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
@@ -93,14 +93,14 @@ impl Lab {
         PgConnection::connect(&self.postgres.address().url()).await.expect("PostgreSQL is up")
     }
 
-    /// What PostgreSQL's own tool says of a flush here.
+    /// The time of one flush on this machine, as measured by PostgreSQL's own tool.
     pub fn flush_time(&self) -> Option<String> {
         let file = std::env::temp_dir().join(format!("ticketboss-flush-{}", Uuid::new_v4()));
         let output = Command::new(self.postgres.binary("pg_test_fsync"))
             .args(["-s", "1", "-f"])
             .arg(&file)
             .output();
-        // Best effort: the tool removes it, unless it failed.
+        // Best effort: the tool has already removed the file, unless it failed.
         let _ = std::fs::remove_file(file);
         let output = String::from_utf8(output.ok()?.stdout).ok()?;
         let line = output.lines().find_map(|line| line.trim().strip_prefix("fdatasync "))?;
@@ -108,7 +108,7 @@ impl Lab {
     }
 }
 
-/// A database of the lab's. Goes when this is dropped.
+/// A database of the lab, dropped together with this value.
 pub struct Database<'a> {
     lab: &'a Lab,
     name: String,
@@ -122,7 +122,7 @@ impl Database<'_> {
         self.limited_events(count, seats, None)
     }
 
-    /// The same, which let a partner have so many seats.
+    /// The same, with a limit on the seats of each partner.
     pub fn limited_events(&self, count: usize, seats: i32, limit: Option<i32>) -> Vec<String> {
         let run = Uuid::new_v4().simple();
         let ids: Vec<String> = (0..count).map(|number| format!("e-{run}-{number}")).collect();
@@ -142,8 +142,8 @@ impl Database<'_> {
         ids
     }
 
-    /// Compares the events with what their callers were told: the seats that are gone are those of
-    /// the active reservations, and these are as many as were acknowledged and not cancelled.
+    /// Compares the events with what the callers were told: the seats taken are those of the active
+    /// reservations, and there are as many of these as were acknowledged and not cancelled.
     pub fn check(&self, events: &[String], before: u64, tally: &Tally) -> Result<(), String> {
         let told = before + tally.booked - tally.cancelled;
         let (gone, counted, active): (i64, i64, i64) = self.lab.runtime.block_on(async {
@@ -170,7 +170,7 @@ impl Database<'_> {
         ))
     }
 
-    /// All invariants, from the tables alone.
+    /// Checks all invariants, from the tables alone.
     pub fn audit(&self) -> Vec<String> {
         self.lab.runtime.block_on(async {
             sqlx::query_scalar(AUDIT)
@@ -180,7 +180,7 @@ impl Database<'_> {
         })
     }
 
-    /// Keys of so many partners.
+    /// Makes access keys for this many partners.
     pub fn keys(&self, count: usize) -> Vec<String> {
         let limits = ConnectionLimits { writes: 1, reads: 1 };
         let runtime = self.lab.runtime.handle().clone();
@@ -321,7 +321,8 @@ impl Server {
         settings: &[(&str, &str)],
         database_url: &str,
     ) -> Self {
-        // The shell ends the server when the pipe to it closes, which the kernel sees to.
+        // The shell kills the server when the pipe to it closes, and the kernel closes the pipe
+        // even if this process is killed.
         const SCRIPT: &str = r#""$@" </dev/null & echo $!; cat >/dev/null; kill $!; wait $!"#;
         let mut shell = Command::new("/bin/sh")
             .args(["-c", SCRIPT, "server"])
@@ -367,7 +368,7 @@ impl Server {
         Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
     }
 
-    /// The most memory that is resident while `work` is done.
+    /// The peak of the resident memory while `work` runs.
     pub fn resident_during<T>(&self, work: impl FnOnce() -> T) -> (Option<u64>, T) {
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let done = AtomicBool::new(false);
@@ -390,7 +391,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
-        // It ends by itself; waiting only keeps the order.
+        // The shell ends on its own once the pipe is closed; waiting only keeps the order.
         let _ = self.shell.wait();
     }
 }
@@ -400,7 +401,7 @@ pub fn run(plan: &Plan) -> io::Result<Tally> {
     load(plan)?.end()
 }
 
-/// The same, and does not wait for it.
+/// The same, without waiting for it to end.
 pub fn load(plan: &Plan) -> io::Result<Helper> {
     Helper::start("load", plan)
 }
@@ -410,12 +411,12 @@ pub fn follow(plan: &follow::Plan) -> io::Result<Helper> {
     Helper::start("follow", plan)
 }
 
-/// Bothers a service from a process of its own, for as long as the plan says.
+/// Attacks a service from a process of its own, for as long as the plan says.
 pub fn bother(plan: &hostile::Plan) -> io::Result<Helper> {
     Helper::start("hostile", plan)
 }
 
-/// This program in another role.
+/// A process of this program in another role.
 pub struct Helper(Child);
 
 impl Helper {
@@ -430,7 +431,7 @@ impl Helper {
         Ok(Self(process))
     }
 
-    /// Waits for its end, and returns what it has to say.
+    /// Waits for the process to end, and returns its tally.
     pub fn end<T: DeserializeOwned>(self) -> io::Result<T> {
         let output = self.0.wait_with_output()?;
         if !output.status.success() {

@@ -1,10 +1,11 @@
-//! The load: a process of its own that keeps a number of connections busy and counts the answers.
+//! The load generator: a process of its own that keeps a number of connections busy and counts the
+//! answers.
 //!
-//! Written here because no generator that is packaged can do all of it: books and cancels in one
-//! mix, offers a fixed rate without hiding the waiting of requests that could not be sent in time
-//! ("coordinated omission"), and tells apart what was booked, refused and failed. One thread with
-//! one event loop drives all its connections, so that it takes little from the machine that it
-//! shares with what it measures.
+//! Written here because no packaged generator can do all of this: mix bookings and cancellations,
+//! offer a fixed rate without hiding the waiting time of requests that could not be sent in time
+//! ("coordinated omission"), and distinguish booked, refused and failed requests. Each thread
+//! drives all its connections from one event loop, so that the generator takes little from the
+//! machine that it shares with what it measures.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -24,9 +25,9 @@ use serde::{Deserialize, Serialize};
 
 /// How long answers may take once nothing more is sent.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
-/// How long the answers to the calls of idle connections may take.
+/// How long the answers to the requests of idle connections may take.
 const IDLE_ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Between two looks at the schedule of an open loop, at least.
+/// Minimum time between two checks of an open loop's schedule.
 const TICK: Duration = Duration::from_micros(100);
 const PARTNERS: u32 = 1_000;
 const WAKE: Token = Token(usize::MAX);
@@ -35,20 +36,20 @@ const LATENCY_MAX_US: u64 = 60_000_000;
 /// What to send, from where, and for how long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Connections are dealt out to them in turn.
+    /// Connections are distributed over them in turn.
     pub addresses: Vec<SocketAddr>,
     pub connections: usize,
-    /// Opened besides, used once, and left alone.
+    /// Opened in addition, used once, and left idle.
     pub idle_connections: usize,
     pub threads: usize,
     pub warm_up: Duration,
     /// Answers that arrive in this time after the warm-up are counted.
     pub measured: Duration,
-    /// Requests per second, whatever the answers do. Without it, each connection sends its next
-    /// request when the last one is answered.
+    /// Requests per second, however fast the answers come. Without a rate, each connection sends
+    /// its next request when the last one is answered.
     pub rate: Option<f64>,
     pub calls: Calls,
-    /// One for each partner that books, where the service asks for them.
+    /// Access keys, one for each partner that books, if the service requires them.
     pub keys: Vec<String>,
     pub seed: u64,
 }
@@ -65,7 +66,7 @@ pub enum Calls {
         zipf: Option<f64>,
         keyed: bool,
     },
-    /// Books this many reservations of a seat at once, with a key.
+    /// Books this many one-seat reservations at once, with an access key.
     ReserveLists {
         event: String,
         size: usize,
@@ -77,7 +78,7 @@ pub enum Calls {
     },
 }
 
-/// What came back. Counts without a further word are of the measured time.
+/// What came back. Counts are of the measured time unless stated otherwise.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     pub seconds: f64,
@@ -87,16 +88,16 @@ pub struct Tally {
     pub refused: u64,
     /// All other answers of the whole run, by status.
     pub failed: BTreeMap<u16, u64>,
-    /// Answers 201 and 204 of the whole run.
+    /// Reservations booked (201) and cancelled (204) in the whole run.
     pub booked: u64,
     pub cancelled: u64,
-    /// Of what was accepted, and of what was refused.
+    /// Latency of the accepted requests, and of the refused ones.
     pub accepted_latency: Latency,
     pub refused_latency: Latency,
 }
 
-/// Of all requests that were due in the measured time, however late their answers came; in
-/// microseconds. A request of an open loop has waited since it was due, sent or not.
+/// Latency, in microseconds, of all requests that were due in the measured time, however late their
+/// answers came. A request of an open loop has been waiting since it was due, sent or not.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Latency {
     pub p50: u64,
@@ -105,7 +106,7 @@ pub struct Latency {
     pub max: u64,
 }
 
-/// Reads a plan from the standard input, runs it, and writes the tally to the standard output.
+/// Reads a plan from standard input, runs it, and writes the tally to standard output.
 pub fn main() -> io::Result<()> {
     let plan: Plan = serde_json::from_reader(io::stdin()).map_err(io::Error::other)?;
     let mut total = Totals::new(plan.addresses.len());
@@ -126,7 +127,7 @@ pub fn main() -> io::Result<()> {
     serde_json::to_writer(io::stdout(), &total.tally(plan.measured)).map_err(io::Error::other)
 }
 
-/// Opens connections that ask for one thing and then stay open.
+/// Opens connections that send one request each and then stay open.
 fn idle(plan: &Plan) -> io::Result<Vec<std::net::TcpStream>> {
     let addresses = plan.addresses.iter().cycle();
     let open = addresses.take(plan.idle_connections).map(|address| {
@@ -190,20 +191,20 @@ struct Generator<'a> {
     poll: Poll,
     connections: Vec<Connection>,
     random: SmallRng,
-    /// How likely the event drawn is among the first, cumulatively; empty if all are alike.
+    /// The cumulative probabilities of the events; empty if all are equally likely.
     likelihood: Vec<f64>,
     keys: u64,
     totals: Totals,
     schedule: Option<Schedule>,
 }
 
-/// Of an open loop.
+/// The schedule of an open loop.
 struct Schedule {
     period: Duration,
     next: Instant,
-    /// Due and waiting for a connection.
+    /// The due times of the requests that wait for a connection.
     due: VecDeque<Instant>,
-    /// In the order in which they became free, so that none is idle for long.
+    /// Free connections, in the order in which they became free, so that none is idle for long.
     free: VecDeque<usize>,
 }
 
@@ -212,9 +213,9 @@ struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
     answer: Vec<u8>,
-    /// Since when the answer is waited for; `None` while there is nothing to wait for.
+    /// When the wait for the pending answer began; `None` while no answer is pending.
     since: Option<Instant>,
-    /// The paths of what it booked.
+    /// The paths of the reservations that this connection booked.
     made: Vec<String>,
 }
 
@@ -292,7 +293,7 @@ impl<'a> Generator<'a> {
         Ok(self.totals)
     }
 
-    /// Sends what the schedule wants to have been sent by now, as far as connections are free.
+    /// Sends the requests that are due by now, as far as connections are free.
     fn send_due(&mut self, now: Instant, until: Instant) -> io::Result<()> {
         let Some(mut schedule) = self.schedule.take() else { return Ok(()) };
         while schedule.next <= now && schedule.next < until {
@@ -332,7 +333,7 @@ impl<'a> Generator<'a> {
             Calls::ReserveLists { event, size } => {
                 let items = vec![r#"{"seats":1}"#; *size].join(",");
                 let key = self.plan.keys.first().map_or("none", String::as_str);
-                // Without access control, somebody has to be named.
+                // Without access control, the body must name a partner.
                 let body = format!(r#"{{"partnerId":"partner-001","items":[{items}]}}"#);
                 write!(
                     request,
@@ -372,7 +373,7 @@ impl<'a> Generator<'a> {
                 .expect("memory takes it");
         }
         if let Some(last) = self.plan.keys.len().checked_sub(1) {
-            // Whose it is, the key says.
+            // The access key identifies the partner.
             let key = &self.plan.keys[(partner as usize).min(last)];
             write!(
                 request,
@@ -391,7 +392,7 @@ impl<'a> Generator<'a> {
         .expect("memory takes it");
     }
 
-    /// Reads what is there, and once that is the whole answer, counts it and goes on.
+    /// Reads what has arrived; once the answer is complete, counts it and sends the next request.
     fn receive(&mut self, token: usize, measured: Range<Instant>) -> io::Result<()> {
         let connection = &mut self.connections[token];
         let mut chunk = [0; 4096];
@@ -401,7 +402,7 @@ impl<'a> Generator<'a> {
                 Ok(0) => return Err(io::Error::other("the server closed a connection")),
                 Ok(read) => {
                     connection.answer.extend_from_slice(&chunk[..read]);
-                    // The socket is empty now, and the next byte is a new event.
+                    // A short read has emptied the socket, and the next byte raises a new event.
                     if read < chunk.len() {
                         break;
                     }
@@ -450,14 +451,14 @@ impl<'a> Generator<'a> {
     }
 }
 
-/// What matters of an answer.
+/// The parts of an answer that matter here.
 struct Answer<'a> {
     status: u16,
     location: Option<&'a str>,
 }
 
 impl<'a> Answer<'a> {
-    /// `None` until all of it is there.
+    /// `None` until the answer is complete.
     fn parse(bytes: &'a [u8]) -> io::Result<Option<Self>> {
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut parsed = httparse::Response::new(&mut headers);
@@ -495,7 +496,8 @@ fn zipf(count: usize, exponent: f64) -> Vec<f64> {
     cumulative.collect()
 }
 
-/// Wakes an event loop often enough for its schedule: the loop's own time-outs are in milliseconds.
+/// Wakes an event loop often enough for its schedule, since the time-outs of `poll` are in whole
+/// milliseconds.
 struct Ticker(Arc<AtomicBool>);
 
 impl Ticker {

@@ -1,4 +1,4 @@
-//! The hot-event benchmark: the service, the usual ways to do the same, and the limits of the
+//! The hot-event benchmark: the service, the usual ways to book a seat, and the limits of the
 //! machine, side by side. `cargo bench --bench hot_event -- --help` says how to run it.
 
 use std::io;
@@ -21,7 +21,8 @@ mod results;
 mod scenes;
 mod targets;
 
-/// The service's own, so that other ways to book have it, too. (So has the load.)
+/// The service's allocator, so that the other ways to book use it, too (as does the load
+/// generator).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -41,17 +42,17 @@ struct Arguments {
     /// Time of each measurement in seconds [default: 2; quick: 1]
     #[arg(long)]
     seconds: Option<f64>,
-    /// Writes docs/performance.md, its chart, and the table of the README anew
+    /// Rewrites docs/performance.md, its chart, and the table in the README
     #[arg(long, conflicts_with_all = ["quick", "scenes"])]
     write: bool,
-    /// What cargo says to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
     #[command(subcommand)]
     role: Option<Role>,
 }
 
-/// What this program is to itself.
+/// The roles in which this program starts itself.
 #[derive(Subcommand)]
 #[command(hide = true)]
 enum Role {
@@ -61,10 +62,10 @@ enum Role {
     /// Follows an event
     #[command(hide = true)]
     Follow,
-    /// Bothers a service
+    /// Attacks a service
     #[command(hide = true)]
     Hostile,
-    /// Serves in another way
+    /// Serves as one of the other ways to book
     #[command(hide = true)]
     Contender { way: Way },
 }

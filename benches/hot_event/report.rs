@@ -1,4 +1,4 @@
-//! The report: what was measured as tables, and whether it is where it should be.
+//! The report: the measurements as tables, and whether they meet their targets.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::results::{Results, Sample, Series, Spread};
 use crate::scenes::{ATOMIC, Effort, FOR_UPDATE, HEALTH, OURS, VERSION_CHECK, VERSION_RETRY};
 use crate::targets::{self, Target};
 
-/// Where the report goes. What stands between these marks is written anew.
+/// Where the report goes. The text between these marks is replaced.
 const PAGE: &str = "docs/performance.md";
 const README: &str = "README.md";
 const PICTURE: &str = "docs/performance.svg";
@@ -37,7 +37,7 @@ pub fn page(lab: &Lab, effort: Effort, results: &Results) -> String {
     page
 }
 
-/// What the README shows of it.
+/// The part of the report that the README shows.
 fn short(results: &Results) -> String {
     let mut short =
         String::from("| 64 connections, one event | accepted/s | p99 |\n|---|---|---|\n");
@@ -195,7 +195,7 @@ fn with_range(spread: Spread) -> String {
     format!("{} ({} - {})", number(median), number(min), number(max))
 }
 
-/// To three digits, or to the whole number; with separators.
+/// Formats a number with three digits, or as a whole number if it has more, with separators.
 pub fn number(value: f64) -> String {
     let decimals = match value.abs() {
         size if size < 9.995 => 2,

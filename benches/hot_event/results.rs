@@ -1,4 +1,4 @@
-//! Samples, and what they come to: medians with their range, and ratios round by round.
+//! Samples and their summary: medians with their range, and ratios taken round by round.
 
 use crate::load::{Latency, Tally};
 
@@ -9,7 +9,7 @@ pub struct Sample {
     pub per_second: f64,
     pub refused_per_second: f64,
     pub latency: Latency,
-    /// Of the weakest of several servers, from 0 to 1.
+    /// The weakest server's share of the accepted requests, from 0 to 1.
     pub share: f64,
     pub resident: Option<u64>,
 }
@@ -38,7 +38,7 @@ impl Sample {
         }
     }
 
-    /// In MB; nothing where that cannot be known.
+    /// In MB; 0 where it is unknown.
     pub fn resident_mb(&self) -> f64 {
         self.resident.unwrap_or_default() as f64 / 1e6
     }
@@ -48,17 +48,17 @@ impl Sample {
 pub struct Series {
     pub scene: u8,
     pub what: String,
-    /// Of the load; the batch size where there is no load.
+    /// Connections of the load generator; the batch size where there is no load.
     pub connections: usize,
     pub samples: Vec<Sample>,
-    /// A series with a failure has no number.
+    /// A series with a failure reports no figures.
     pub failures: Vec<String>,
 }
 
 #[derive(Default)]
 pub struct Results(pub Vec<Series>);
 
-/// The median of some rounds, and how far they lie apart.
+/// The median of several rounds, and their range.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub median: f64,
@@ -67,7 +67,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` if there are no values.
     pub fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -141,7 +141,8 @@ impl Results {
         Spread::of(self.series(scene, what, connections)?.samples.iter().map(value))
     }
 
-    /// The ratio of two things in each round, which is what a busy machine leaves comparable.
+    /// The ratio of two series, round by round: on a busy machine, only measurements of the same
+    /// round are comparable.
     pub fn ratio(
         &self,
         above: (u8, &str, usize),

@@ -1,4 +1,5 @@
-//! What is measured: ten scenes, each in rounds, with everything that is compared in each round.
+//! What is measured: ten scenes, each in several rounds; each round measures everything that is
+//! compared.
 
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub struct Effort {
     pub rounds: usize,
     pub measured: Duration,
     pub warm_up: Duration,
-    /// Everything, or what everyday use needs.
+    /// Whether to measure everything, or only what everyday use needs.
     pub full: bool,
 }
 
@@ -45,8 +46,8 @@ pub struct Bench<'a> {
     pub results: Results,
 }
 
-/// What is compared, in another order in each round: another is measured first, and none always behind
-/// the same other, which leaves the machine busy.
+/// The things to compare, in a different order in each round, so that a different one comes first,
+/// and none always runs right behind the same other one, which may leave the machine busy.
 fn in_turns<T: Copy>(things: &[T], round: usize) -> Vec<T> {
     let (last, first) = things.split_at(round % things.len());
     let mut things = [first, last].concat();
@@ -56,7 +57,7 @@ fn in_turns<T: Copy>(things: &[T], round: usize) -> Vec<T> {
     things
 }
 
-/// Who is measured on one event, with the same connections.
+/// The rivals that are measured on one event, with the same number of connections.
 #[derive(Clone, Copy)]
 enum Rival<'a> {
     Health,
@@ -64,9 +65,9 @@ enum Rival<'a> {
     Other(&'a (Way, Stage<'a>)),
 }
 
-/// Where a scene plays.
+/// A server and its database, on which a scene runs.
 struct Stage<'a> {
-    /// Before the database, so that it is gone first.
+    /// Declared before the database, so that it is dropped first.
     server: Server,
     database: Database<'a>,
 }
@@ -254,7 +255,7 @@ impl Bench<'_> {
         };
         let mut stages = vec![(LARGE, filled(1_000_000))];
         for round in 0..self.effort.rounds {
-            // The small ones anew in each round, since the last one filled them.
+            // The small stages are set up anew for each round, since the last round filled them.
             stages.truncate(1);
             stages.push((EMPTY, filled(0)));
             if self.effort.full {
@@ -284,7 +285,7 @@ impl Bench<'_> {
         self.measure(scene, HEALTH, &plan, None);
     }
 
-    /// A new event that everybody books.
+    /// Measures bookings of one new event.
     fn hot(
         &mut self,
         scene: u8,

@@ -1,4 +1,4 @@
-//! Where the service should get, as ratios within one run.
+//! The performance targets of the service, mostly as ratios within one run.
 
 use crate::results::{Results, Sample, Spread};
 use crate::scenes::access::{ALONE, LIMITED, LINE, OFF, ON, RATED, TURNS};
@@ -11,7 +11,7 @@ use crate::scenes::{
     VERSION_RETRY,
 };
 
-/// Something to reach.
+/// A target, and the measurement that is compared with it.
 pub struct Target {
     pub what: &'static str,
     pub at_least: f64,
@@ -19,7 +19,7 @@ pub struct Target {
     /// Printed behind each number.
     pub unit: &'static str,
     less_is_better: bool,
-    /// `None` if the scene was not played, or something in it failed.
+    /// `None` if the scene was not run, or something in it failed.
     pub measured: Option<Spread>,
 }
 
@@ -90,7 +90,8 @@ fn of_hot_event(results: &Results) -> Vec<Target> {
 }
 
 fn of_limits(results: &Results) -> Vec<Target> {
-    // As many requests as connections are under way, so that their mean is 256 / throughput.
+    // Each connection always has one request under way, so that the mean latency is 256 /
+    // throughput.
     let tail = |sample: &Sample| p99(sample) * sample.per_second / 256e6;
     vec![
         Target::more(

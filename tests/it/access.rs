@@ -15,14 +15,14 @@ use crate::support::{
     Answer, PATIENCE, TestApp, TestDatabase, partner, with_database, with_settings,
 };
 
-/// As often as a test likes.
+/// Access control on, with request rates that no test reaches.
 pub const KEYS: [(&str, &str); 3] = [
     ("ACCESS_CONTROL", "keys"),
     ("PARTNER_REQUESTS_PER_S", "100000"),
     ("PARTNER_REQUESTS_BURST", "100000"),
 ];
 
-/// One key of each scope, and of two partners.
+/// A key of each scope, and of two partners.
 pub struct Holders {
     pub ours: String,
     pub theirs: String,
@@ -42,7 +42,7 @@ impl Holders {
     }
 }
 
-/// A hold of abc-corp's, which is as good for a cancellation as for a confirmation.
+/// Makes a hold for abc-corp, which can be cancelled as well as confirmed.
 async fn held(app: &TestApp, operator: &str) -> String {
     let body = json!({"partnerId": "abc-corp", "seats": 2, "holdSeconds": 600});
     let path = "/events/node-meetup-2025/reservations";
@@ -50,7 +50,7 @@ async fn held(app: &TestApp, operator: &str) -> String {
     made["reservationId"].as_str().expect("an id").to_owned()
 }
 
-/// A request to an operation that nothing speaks against but who sends it.
+/// Sends a request that can only be refused because of its caller.
 pub async fn call(app: &TestApp, operator: &str, key: &str, method: &Method, path: &str) -> Answer {
     let mut real = path.replace("{eventId}", "node-meetup-2025").replace("{type}", "internal");
     if path.contains("{reservationId}") {
@@ -71,7 +71,7 @@ pub async fn call(app: &TestApp, operator: &str, key: &str, method: &Method, pat
         ("PATCH", "{eventId}") => json!({"totalSeats": 500}),
         _ => Value::Null,
     };
-    // A stream has no end.
+    // A GET of a stream would never end.
     let method = if path.ends_with("/stream") { Method::HEAD } else { method.clone() };
     let authorization = format!("Bearer {key}");
     let mut headers = vec![("if-match", "*")];
@@ -81,8 +81,8 @@ pub async fn call(app: &TestApp, operator: &str, key: &str, method: &Method, pat
     app.send(method, &real, &headers, (!body.is_null()).then(|| body.to_string())).await
 }
 
-/// Each endpoint by each kind of caller, as SECURITY.md has it. After a change of what may be called,
-/// `WRITE_SECURITY_TABLE=1 cargo test access::` writes the table.
+/// Every endpoint with every kind of caller, as listed in SECURITY.md. After a change of what
+/// callers may do, `WRITE_SECURITY_TABLE=1 cargo test access::` rewrites the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_endpoint_takes_the_keys_that_it_says() {
     with_settings(&KEYS, async |app| {
@@ -145,7 +145,7 @@ async fn every_endpoint_takes_the_keys_that_it_says() {
     .await;
 }
 
-/// Who guesses learns nothing from the answer.
+/// A caller who guesses keys learns nothing from the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_is_wrong_with_a_key_reads_the_same() {
     with_settings(&KEYS, async |app| {
@@ -199,7 +199,7 @@ async fn a_partner_books_for_itself_alone() {
             let named = json!({"seats": 1, "partnerId": "abc-corp"});
             app.send_as(&ours, Method::POST, path, named.clone()).await.made();
             app.send_as(&theirs, Method::POST, path, named).await.problem(403, "forbidden");
-            // Both at once are said at once.
+            // Both errors are reported at once.
             let wrong = app.send_as(&operator, Method::POST, path, json!({"seats": 0})).await;
             let wrong = wrong.problem(400, "validation_failed");
             assert_eq!(wrong["errors"].as_array().map(Vec::len), Some(2), "{wrong}");
@@ -214,7 +214,7 @@ async fn a_partner_books_for_itself_alone() {
     .await;
 }
 
-/// Not even to learn that it is there.
+/// A partner does not even learn that another partner's reservation exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_another_partners_is_not_there() {
     with_settings(&KEYS, async |app| {
@@ -306,7 +306,7 @@ async fn the_journal_says_which_operator_did_it() {
     .await;
 }
 
-/// What an operator looks at when something is wrong does not go away with it.
+/// Operators need the metrics most when something is wrong, so an outage must not take them away.
 #[tokio::test(flavor = "multi_thread")]
 async fn numbers_are_there_while_the_database_is_away() {
     let (database, proxy, url) = behind_a_proxy().await;
@@ -321,8 +321,8 @@ async fn numbers_are_there_while_the_database_is_away() {
         proxy.set(Way::Closed);
         let closed = async { while get(&read, "/events").await.status != 503 {} };
         timeout(PATIENCE, closed).await.expect("it is noticed");
-        // No key is good for anything else, once it cannot be known whether it was revoked. (This
-        // one is for no list of keys, and would be told so.)
+        // Once the service cannot know whether a key was revoked, the key is good for nothing else.
+        // (This key may not list keys, and would otherwise be told so.)
         let stale = async { while get(&read, "/keys").await.status != 503 {} };
         timeout(PATIENCE, stale).await.expect("it is noticed");
         for _ in 0..2 {
@@ -340,7 +340,7 @@ async fn numbers_are_there_while_the_database_is_away() {
     .await;
 }
 
-/// Nobody finds out on the internet that everybody may do everything.
+/// No service is open to the internet because a setting was forgotten or mistyped.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_control_is_not_off_by_accident() {
     let database = TestDatabase::create_empty().await;

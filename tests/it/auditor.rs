@@ -1,9 +1,9 @@
-//! The auditor: judges a run by what its clients were told and by what is there afterwards.
+//! The auditor: judges a run by what its clients were told and by what the database has afterwards.
 //!
-//! It knows nothing of how the service works and shares no code with it. It holds the calls and
-//! their answers, the journal, and the tables at the end; the journal it does not trust either, but
-//! replays. Its one idea: the journal orders everything that was done, and each answer must have
-//! been true at some moment between its call and its arrival.
+//! It knows nothing of how the service works and shares no code with it. It has the calls and their
+//! answers, the journal, and the final tables; it does not trust the journal either, but replays
+//! it. Its one idea: the journal orders everything that was done, and each answer must have been
+//! true at some moment between its call and its arrival.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
@@ -16,7 +16,7 @@ mod answers;
 mod history;
 mod tests;
 
-/// How much had happened in the run before something. No two are alike.
+/// A position in the order of everything that happens in a run. No two are the same.
 pub type Moment = usize;
 /// The database's clock, in microseconds.
 pub type Time = i64;
@@ -25,10 +25,10 @@ pub type Time = i64;
 #[derive(Clone, Debug)]
 pub struct Call {
     pub called: Moment,
-    /// None if the client hung up, or lost its connection.
+    /// `None` if the client hung up or lost its connection.
     pub answered: Option<(Moment, Answer)>,
     pub request: Request,
-    /// When it was called, and when it was answered.
+    /// The times of the call and of its answer.
     pub between: (Time, Time),
 }
 
@@ -40,7 +40,7 @@ pub enum Request {
     Sweep,
 }
 
-/// All of it, or nothing.
+/// Booked in full, or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Booking {
     pub partner: String,
@@ -49,20 +49,20 @@ pub struct Booking {
     pub at_version: Option<i64>,
 }
 
-/// A reservation that is asked for.
+/// A reservation that is requested.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// The one that the service would name if the outcome were unknown.
+    /// The id that the service would name if the outcome were unknown.
     pub id: Uuid,
     pub seats: i32,
-    /// For how long to hold it, instead of booking it.
+    /// How long to hold the seats; `None` to book them.
     pub hold: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
     Confirm,
-    /// All of a run ask for the same time.
+    /// All extensions of a run ask for the same duration.
     Extend(Time),
     Shrink(i32),
     Cancel,
@@ -82,7 +82,7 @@ pub enum Answer {
     /// What an earlier request with the same key made, as it is now.
     Replayed(Vec<Shown>),
     Altered(Shown),
-    /// It was so before.
+    /// The reservation was already as requested.
     Unaltered(Shown),
     Cancelled,
     EventChanged(ShownEvent),
@@ -164,7 +164,7 @@ pub struct ShownEvent {
     pub version: i64,
 }
 
-/// A version of the event, as the change feed tells of it.
+/// A version of the event, as the change feed reports it.
 #[derive(Clone, Debug)]
 pub struct Version {
     pub at: Time,
@@ -192,7 +192,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// By its number in the journal.
+    /// The kind that has this number in the journal.
     pub fn of(number: i16) -> Self {
         match number {
             1 => Self::Reserved,
@@ -213,7 +213,7 @@ pub struct EventChange {
     pub sales: Option<Sales>,
 }
 
-/// What is there when all is over.
+/// What the database has when the run is over.
 #[derive(Clone, Debug)]
 pub struct Final {
     pub total_seats: i32,
@@ -230,18 +230,18 @@ pub struct Start {
     pub seats: i32,
     /// When its sales end.
     pub sales_end: Option<Time>,
-    /// What one partner may have of it.
+    /// What one partner may have of the event.
     pub limits: Option<Has>,
 }
 
-/// What a partner has: seats, held and booked together, and holds.
+/// A partner's usage: seats, held and booked together, and holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Has {
     pub seats: i32,
     pub holds: i32,
 }
 
-/// What is wrong with a run; nothing, if it is empty.
+/// Returns everything that is wrong with a run.
 pub fn audit(start: Start, calls: &[Call], versions: &[Version], found: &Final) -> Vec<String> {
     let mut wrong = Vec::new();
     let history = History::replay(start, calls, versions, &mut wrong);
@@ -259,16 +259,17 @@ pub fn audit(start: Start, calls: &[Call], versions: &[Version], found: &Final) 
 struct Audit<'a> {
     calls: &'a [Call],
     history: History,
-    /// By the number of answers, in their order: the version that they have proved to be there.
+    /// Indexed by the number of answers, in order of arrival: the latest version that they prove to
+    /// exist.
     proved: Vec<i64>,
     wrong: Vec<String>,
 }
 
-/// What changes a reservation, or, without an id, the event.
+/// A kind of change of a reservation, or, without an id, of the event.
 type Deed = (Option<Uuid>, Option<Kind>);
 
 impl Request {
-    /// What it may do.
+    /// The changes that the request may cause.
     fn deeds(&self) -> Vec<Deed> {
         match self {
             Self::Reserve(booking) => booking.items.iter().map(Item::deed).collect(),
@@ -301,7 +302,8 @@ impl Action {
 }
 
 impl Answer {
-    /// The version that it says its call has made; a cancel's is not told.
+    /// The version that the call made, according to this answer; the answer to a cancel does not
+    /// name it.
     fn made(&self) -> Option<Option<i64>> {
         match self {
             Self::Reserved(shown) => Some(shown.first().map(|shown| shown.version)),
@@ -313,17 +315,17 @@ impl Answer {
     }
 }
 
-/// The calls that may have done something, and those that were told so.
+/// For one kind of change: the calls that were told that they made it, and those that may have.
 #[derive(Default)]
 struct Asked {
     told: Vec<Option<i64>>,
-    /// The version that an open call would have made, where it is known.
+    /// The version that each call of unknown outcome would have made, where that is known.
     open: Vec<Option<i64>>,
 }
 
 impl Audit<'_> {
-    /// Whether all that was done was asked for, as often as it was done, and by no call that did
-    /// nothing.
+    /// Checks that the calls explain every change, as often as it was made. A call that was told
+    /// that it did nothing explains none.
     fn explain(&mut self) {
         let mut asked: BTreeMap<Deed, Asked> = BTreeMap::new();
         for call in self.calls {
@@ -346,7 +348,7 @@ impl Audit<'_> {
             let told_of = |version: &i64| asked.told.contains(&Some(*version));
             let mut untold: Vec<i64> =
                 versions.iter().copied().filter(|version| !told_of(version)).collect();
-            // A cancel's own version is not told to who asked for it.
+            // The answer to a cancel does not name the version that the cancel made.
             let nameless = asked.told.iter().filter(|told| told.is_none()).count();
             untold.truncate(untold.len().saturating_sub(nameless));
             let possible = |version: &i64| {
@@ -362,8 +364,8 @@ impl Audit<'_> {
         }
     }
 
-    /// When each version can have been made at the earliest: not before the first call for each of
-    /// its changes.
+    /// Finds the earliest moment at which each version can have been made: not before each of its
+    /// changes was first requested.
     fn date(&mut self, versions: &[Version]) {
         let mut asked: HashMap<Deed, Moment> = HashMap::new();
         for call in self.calls {
@@ -382,7 +384,7 @@ impl Audit<'_> {
         self.history.earliest = earliest;
     }
 
-    /// Whether each answer was true at some moment between its call and its arrival.
+    /// Checks that each answer was true at some moment between its call and its arrival.
     fn judge(&mut self) {
         let mut answers: Vec<(Moment, &Answer, &Call)> = self
             .calls
@@ -392,7 +394,7 @@ impl Audit<'_> {
         answers.sort_by_key(|(at, ..)| *at);
         let moments: Vec<Moment> = answers.iter().map(|(at, ..)| *at).collect();
         for (at, answer, call) in answers {
-            // What was proved by answers that came before the call was made.
+            // The version proved by the answers that arrived before the call was made.
             let before = moments.partition_point(|moment| *moment < call.called);
             let oldest = self.proved[before];
             let newest = self.history.earliest.partition_point(|earliest| *earliest <= at) - 1;

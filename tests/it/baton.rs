@@ -1,4 +1,4 @@
-//! Replicas that sell one event take turns, and nothing depends on it.
+//! Replicas that sell the same event take turns by a baton, and nothing depends on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,15 +21,15 @@ async fn after_a_lost_race_a_batcher_waits_for_its_turn() {
     assert_eq!(engine.store.batons(), (0, 0, 0));
     engine.store.elsewhere(0);
     made(engine.reserve(1).await);
-    // The commit has passed it on.
+    // The commit has passed the baton on.
     assert_eq!(engine.store.batons(), (1, 1, 0));
-    // Nobody else comes, so that it soon goes without again.
+    // No other replica turns up, so that the batcher soon commits without the baton again.
     for _ in 0..10 {
         made(engine.reserve(1).await);
     }
     assert_eq!(engine.store.batons(), (5, 5, 0));
     engine.check_sold(12, 12);
-    // Where there is nothing to commit any more, it is passed on all the same.
+    // The baton is passed on even if there is nothing left to commit.
     engine.store.elsewhere(-38);
     let refused = engine.reserve(1).await;
     assert!(matches!(refused, Err(Rejection::Refused(_))), "{refused:?}");
@@ -48,9 +48,10 @@ async fn a_baton_that_does_not_come_stops_nobody() {
         engine.store.elsewhere(0);
         made(engine.reserve(1).await);
     }
-    // Not for each of them: time goes by only while it pauses after a loss.
+    // The baton is not asked for each time: here, time passes only while the batcher pauses after a
+    // loss.
     assert_eq!(engine.store.batons(), (1, 0, 0));
-    // In a second, it is asked for after 50 ms, and then after twice as long each time.
+    // Within a second, the baton is asked for after 50 ms, and then after twice as long each time.
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(10)).await;
         engine.store.elsewhere(0);
@@ -60,8 +61,8 @@ async fn a_baton_that_does_not_come_stops_nobody() {
     engine.check_sold(111, 111);
 }
 
-/// From the second loss on it waits in line behind the commit that is under way; with the baton, it has
-/// reason to believe that it wins, and waits from the third on.
+/// From the second loss on, the batcher waits in line behind the commit that is under way. With the
+/// baton it has reason to expect to win, and waits only from the third loss on.
 #[tokio::test(start_paused = true)]
 async fn who_loses_again_and_again_gives_way() {
     for (baton_is_free, losses, fences) in
@@ -75,7 +76,7 @@ async fn who_loses_again_and_again_gives_way() {
         let begun = Instant::now();
         made(engine.reserve(1).await);
         assert_eq!(engine.store.fences_and_snapshots().0, fences, "{baton_is_free} {losses}");
-        // Who is at it with the baton makes no pause.
+        // A batcher that has the baton tries again without a pause.
         assert_eq!(begun.elapsed().is_zero(), baton_is_free && fences == 0);
         engine.check_sold(1, 1);
     }
@@ -102,16 +103,16 @@ async fn replicas_pass_the_baton_on() {
 
     assert_eq!(turn(&one).await, Some(0));
     assert_eq!(turn(&two).await, None);
-    // Who has no baton commits all the same, and is told of the other.
+    // A replica without the baton commits all the same, and is told that another one is in line.
     let first = insert(&event, 0, 1, Some("order-1"));
     assert!(committed(two.commit(&first, until).await).others_in_line);
-    // It stays with whoever was overtaken.
+    // The baton stays with a replica that was overtaken.
     let overtaken = one.commit(&insert(&event, 0, 1, None), until).await;
     assert!(matches!(overtaken, Ok(Commit::VersionMoved)), "{overtaken:?}");
     assert_eq!(turn(&two).await, None);
     let snapshot = one.snapshot(&event, &[], None, until).await.expect("it answers");
     assert_eq!(snapshot.expect("the event is there").event.version, 1);
-    // Who waits for it has it once the commit can be seen, and not before.
+    // A replica that waits for the baton gets it once the commit is visible, and not before.
     let mut connection = database.connect().await;
     let (other, hot) = (Arc::clone(&two), event.clone());
     let waiting = tokio::spawn(async move {
@@ -124,7 +125,8 @@ async fn replicas_pass_the_baton_on() {
     while !waits_for_baton(&mut connection).await {}
     committed(one.commit(&insert(&event, 1, 1, None), until).await);
     assert_eq!(waiting.await.expect("no panic"), 2);
-    // A commit that fails lets go of it, at whatever point, and so does one who does not commit.
+    // A commit that fails at any point releases the baton, and so does a replica that commits
+    // nothing.
     let taken = two.commit(&insert(&event, 2, 1, Some("order-1")), until).await;
     assert!(matches!(taken, Err(CommitError::KeyTaken)), "{taken:?}");
     assert_eq!(turn(&one).await, Some(2));
@@ -139,7 +141,7 @@ async fn replicas_pass_the_baton_on() {
     assert_eq!(turn(&two).await, Some(2));
     let alone = committed(two.commit(&insert(&event, 2, 1, None), until).await);
     assert!(!alone.others_in_line);
-    // It may have come in the moment in which the wait for it ends, with an error.
+    // The baton may arrive just as the wait for it ends with an error: it is released then, too.
     let mut transaction = database.connect().await;
     let lock = sqlx::raw_sql("begin; lock table events in access exclusive mode");
     lock.execute(&mut transaction).await.expect("nobody else has it");
@@ -149,7 +151,7 @@ async fn replicas_pass_the_baton_on() {
         assert!(Instant::now() < until, "it is not free again");
     }
     one.pass_baton(&event, until).await;
-    // And so does one that is gone.
+    // A replica that is gone releases it as well.
     assert_eq!(turn(&two).await, Some(3));
     drop(two);
     while turn(&one).await.is_none() {

@@ -39,7 +39,7 @@ impl Follower {
         Self { response, text: String::new() }
     }
 
-    /// The next event; `None` at the end that the server made, and an error at any other.
+    /// The next event; `None` if the server ended the stream, and an error if it broke off.
     async fn next(&mut self) -> reqwest::Result<Option<Event>> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -73,7 +73,7 @@ impl Follower {
     }
 }
 
-/// All versions by the feed.
+/// All versions of an event, read from the feed.
 async fn feed(app: &TestApp, event: &str, limit: usize) -> Vec<Value> {
     let mut versions = Vec::new();
     loop {
@@ -96,7 +96,7 @@ fn check_gapless(versions: &[Value], after: i64) {
     }
 }
 
-/// What a partner makes of the changes.
+/// The copy of an event that a partner maintains from the changes.
 #[derive(Default)]
 struct Mirror {
     available: i64,
@@ -155,7 +155,7 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
         app.patch(&shrunk, "*", json!({"seats": 1})).await;
         app.made_in("e", held).await;
         app.end_holds().await;
-        // Whichever comes first, the sweeper or this, expires the hold.
+        // Either the sweeper or this booking expires the hold, whichever comes first.
         let rest = json!({"partnerId": "xyz", "items": vec![json!({"seats": 10}); 9]});
         app.post("/events/e/reservations/batch", rest).await.made();
         let items = [json!({"seats": 1, "reference": "a"}), json!({"seats": 2, "holdSeconds": 90})];
@@ -218,7 +218,8 @@ async fn what_cannot_be_asked_of_the_journal_is_said() {
         let stream = format!("/events/{}/stream", DEFAULT_EVENT);
         let headers = [("last-event-id", "x")];
         app.send(Method::GET, &stream, &headers, None).await.problem(400, "validation_failed");
-        // Who has seen what never was, would not see what comes.
+        // A client that claims to have seen a version that never was would miss the versions to
+        // come.
         let answer = app.get(&format!("{stream}?after=1")).await.problem(400, "validation_failed");
         assert!(answer["detail"].as_str().expect("a text").contains("it is at 0"), "{answer}");
         let head = app.send(Method::HEAD, &stream, &[], None).await;
@@ -255,8 +256,8 @@ async fn a_stream_begins_where_it_is_told_to() {
     .await;
 }
 
-/// Follows an event up to a version, and comes back whenever the stream ends. Tells when it has seen
-/// the one before.
+/// Follows an event up to a version, reconnecting whenever the stream ends. Reports when it has
+/// seen the version before that.
 async fn follow_to(base: Arc<Mutex<String>>, last: i64, almost: mpsc::Sender<()>) -> Vec<i64> {
     let (mut seen, mut almost) = (Vec::new(), Some(almost));
     while seen.last() != Some(&last) {
@@ -266,14 +267,14 @@ async fn follow_to(base: Arc<Mutex<String>>, last: i64, almost: mpsc::Sender<()>
             Some(last) => request.header("last-event-id", *last),
             None => request,
         };
-        // Nobody is there while it is restarted.
+        // No server listens while it is being restarted.
         let Ok(response) = request.send().await else { continue };
         let mut stream = Follower { response, text: String::new() };
         while seen.last() != Some(&last)
             && let Ok(Some(event)) = stream.next().await
         {
             seen.extend(event.id.filter(|_| event.data.is_some()));
-            // Comments come in between, and a consumer counts once.
+            // Comments arrive in between, and each consumer must report only once.
             if let Some(almost) = almost.take_if(|_| seen.last() == Some(&(last - 1))) {
                 almost.send(()).await.expect("the test waits for it");
             }
@@ -282,7 +283,7 @@ async fn follow_to(base: Arc<Mutex<String>>, last: i64, almost: mpsc::Sender<()>
     seen
 }
 
-/// Everybody books at one replica. At the other, which knows of it by looking into the database, the
+/// All bookings go to one replica. At the other one, which finds them by polling the database, the
 /// consumers are cut off again and again, since it is killed and replaced while they follow.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_back_sees_every_version_once() {
@@ -303,12 +304,13 @@ async fn who_comes_back_sees_every_version_once() {
     let url = format!("{}/reservations", selling.base);
     for number in 1..=BOOKINGS {
         if number == BOOKINGS {
-            // Nobody is about to read the journal by itself.
+            // No consumer is still catching up from the journal, so that the last version must be
+            // announced.
             for _ in 0..CONSUMERS {
                 timeout(PATIENCE, all_but_one.recv()).await.expect("they get there");
             }
         }
-        // One after the other: a version each.
+        // One after the other, so that each makes a version of its own.
         let body = json!({"partnerId": "abc-corp", "seats": 1});
         let booked = client.post(&url).json(&body).send().await.expect("an answer");
         assert_eq!(booked.status(), 201);
@@ -329,7 +331,7 @@ async fn who_comes_back_sees_every_version_once() {
     database.audit().await;
 }
 
-/// All streams together may send half a megabyte at once here, and each little more of its own.
+/// Here, all streams together may send half a megabyte at once, and each stream a little more.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_falls_behind_is_told_where_to_go_on() {
     with_settings(&[("STREAM_BYTES_PER_S_MAX", "1000000")], async |app| {
@@ -357,7 +359,7 @@ async fn who_falls_behind_is_told_where_to_go_on() {
         }
         let list = json!({"partnerId": "xyz", "items": vec![json!({"seats": 1}); 100]});
         let mut booked = 0;
-        // Each of them is about 11 kB, 40 times.
+        // Each version is about 11 kB, sent to 40 streams.
         let dropped = loop {
             app.post("/events/busy/reservations/batch", list.clone()).await.made();
             booked += 1;
@@ -372,7 +374,7 @@ async fn who_falls_behind_is_told_where_to_go_on() {
         let rest = app.get(hint["changes"].as_str().expect("a path")).await.json();
         assert_eq!(rest["items"][0]["version"], seen.len() + 1, "{hint}");
 
-        // Who follows what is quiet is not touched.
+        // A stream of the quiet event is not affected.
         app.made_in("quiet", json!({"partnerId": "abc-corp", "seats": 1})).await;
         assert_eq!(quiet.version().await["version"], 1);
     })

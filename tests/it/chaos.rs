@@ -1,6 +1,6 @@
 //! Real faults on the real binary: connections that break at every message of a commit, processes
-//! that are killed, a disk that is full, clients that go. A ledger outside of the service holds
-//! every request and every answer, and is reconciled with the database afterwards.
+//! that are killed, a disk that is full, clients that disappear. A ledger outside the service
+//! records every request and every answer, and is reconciled with the database afterwards.
 //!
 //! Here each fault is tried a few times; `make chaos` tries them more often.
 
@@ -25,7 +25,7 @@ use ledger::Wanted;
 use stage::Stage;
 use wire::{ACTS, POINTS, Wire};
 
-/// How often a fault is tried.
+/// How often each fault is tried.
 fn rounds() -> usize {
     let given = std::env::var("CHAOS_ROUNDS").ok().filter(|given| !given.is_empty());
     given.map_or(1, |given| given.parse().expect("CHAOS_ROUNDS is a number"))
@@ -103,7 +103,8 @@ async fn the_database_stands_still() {
     stage.end("SIGSTOP of PostgreSQL for 5 s").await;
 }
 
-/// The service's sessions are ended while others take all that the server has.
+/// The service's sessions are ended while other clients take all connections that the server
+/// allows.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_has_no_connection_left() {
     let stage = Stage::set(Cluster::start(), 1).await;
@@ -138,8 +139,8 @@ async fn the_disk_is_full() {
     let filler = disk.path().join("filler");
     let stage = Stage::set(Cluster::start_on(disk), 1).await;
     for _ in 0..rounds() {
-        // All that is left, and then the log has nowhere to go. The server gives up, and starts
-        // once there is room again.
+        // Fills all the space that is left, so that the write-ahead log has none. The server gives
+        // up, and can be started once there is space again.
         let fill = std::process::Command::new("dd")
             .args(["if=/dev/zero", "bs=64k"])
             .arg(format!("of={}", filler.display()))
@@ -158,11 +159,12 @@ async fn the_disk_is_full() {
     stage.end("the disk of the database is full").await;
 }
 
-/// Thousands who hold connections open, send slowly or without an end. They get no memory worth
-/// speaking of, and the others go on.
+/// Thousands of clients that hold connections open, or send slowly or without end. They cost no
+/// memory worth mentioning, and the other clients are served as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_holds_up_nobody() {
-    // Of this process, which makes the crowd, and of the service, which inherits it.
+    // Applies to this process, which opens the connections, and to the service, which inherits the
+    // limit.
     ticketboss::server::allow_many_connections();
     let (_, descriptors_max) = getrlimit(Resource::RLIMIT_NOFILE).expect("it can be read");
     let count =
@@ -171,7 +173,7 @@ async fn a_crowd_holds_up_nobody() {
     let address = stage.base().strip_prefix("http://").expect("a URL").parse().expect("an address");
     let memory_before = stage.memory_kb();
     let crowd = crowd::gather(count, address);
-    // Until all that are slow have been thrown out once.
+    // Long enough for all slow clients to be disconnected once.
     sleep(Duration::from_secs(7)).await;
     stage.recovers().await;
     let memory_with = stage.memory_kb();
@@ -184,7 +186,7 @@ async fn a_crowd_holds_up_nobody() {
     stage.end("a crowd of slow, endless and idle clients").await;
 }
 
-/// FIN or RST, after each part of the request and of its answer.
+/// Clients send FIN or RST after each part of the request, or of its answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_go_at_every_stage() {
     let stage = Stage::set(Cluster::start(), 1).await;
@@ -218,12 +220,12 @@ async fn clients_go_at_every_stage() {
     stage.end("clients that send FIN or RST").await;
 }
 
-/// Closing it sends RST.
+/// Makes closing the stream send RST.
 fn socket_reset(stream: &TcpStream) {
     stream.set_zero_linger().expect("it is a socket");
 }
 
-/// The service stops while it is busy: what it has taken in is answered.
+/// The service is stopped while it is busy: it still answers all requests that it has accepted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_asked_to_stop() {
     let mut stage = Stage::set(Cluster::start(), 2).await;
@@ -235,7 +237,7 @@ async fn a_replica_is_asked_to_stop() {
     stage.end("SIGTERM of one of two replicas").await;
 }
 
-/// Commits wait for a standby that is not there. What is told meanwhile must hold.
+/// Commits wait for a standby that is gone. What clients are told meanwhile must remain true.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_standby_is_gone_while_commits_wait_for_it() {
     let mut cluster = Cluster::start();
@@ -244,7 +246,7 @@ async fn the_standby_is_gone_while_commits_wait_for_it() {
     for _ in 0..rounds() {
         stage.cluster.stop_standby();
         stage.grants_nothing().await;
-        // What waited is there after a restart, and may still be lost.
+        // After a restart, the commits that waited are visible, and may still be lost.
         stage.cluster.control(&["restart", "-w", "-m", "immediate"]);
         stage.grants_nothing().await;
         stage.cluster.start_standby();
@@ -270,8 +272,8 @@ async fn a_failover_loses_nothing_that_was_acknowledged() {
     }
 }
 
-/// The worst of it: the standby is gone, the primary restarts and shows what the standby never
-/// got, and then the standby takes over.
+/// The worst case: the standby is gone, the primary restarts and shows commits that the standby
+/// never received, and then the standby takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_undoes_nothing_that_anybody_was_told_of() {
     for _ in 0..rounds() {
@@ -283,7 +285,7 @@ async fn a_failover_undoes_nothing_that_anybody_was_told_of() {
         stage.cluster.stop_standby();
         stage.cluster.control(&["restart", "-w", "-m", "immediate"]);
         stage.grants_nothing().await;
-        // In this order, so that the standby does not catch up.
+        // The primary goes first, so that the standby cannot catch up.
         stage.cluster.lose();
         stage.cluster.start_standby();
         stage.cluster.promote_standby();
@@ -293,8 +295,8 @@ async fn a_failover_undoes_nothing_that_anybody_was_told_of() {
     }
 }
 
-/// What "acknowledged" is worth without a synchronous standby: some of it is lost, and what is left
-/// is sound. Counted, so that nobody has to guess.
+/// What an acknowledgement is worth without a synchronous standby: some bookings are lost, and the
+/// rest is consistent. The losses are counted, so that nobody has to guess.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_an_asynchronous_standby_loses_the_last_moments() {
     for _ in 0..rounds() {
@@ -315,7 +317,7 @@ async fn a_failover_to_an_asynchronous_standby_loses_the_last_moments() {
     }
 }
 
-/// The same with one seat, so that each answer can be named.
+/// The worst case again, with a single seat, so that each answer can be checked by itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_answer_rests_on_what_a_failover_may_undo() {
     let mut cluster = Cluster::start();
@@ -332,17 +334,17 @@ async fn no_answer_rests_on_what_a_failover_may_undo() {
         let body = serde_json::json!({"partnerId": partner, "seats": 1});
         Answer::of(request.json(&body).send().await.expect("an answer")).await
     };
-    // So that it has a session, and the booking is sent.
+    // So that the service has a session, on which the booking can be sent.
     let body = serde_json::json!({"partnerId": "other", "seats": 1});
     let other = client.post(format!("{}/reservations", service.base)).json(&body).send().await;
     assert_eq!(other.expect("an answer").status(), 201);
     cluster.stop_standby();
     book("first").await.problem(503, "outcome_unknown");
-    // Now it is there for all to see, and the standby has never heard of it.
+    // Now the booking is visible to everybody, and the standby has never received it.
     cluster.control(&["restart", "-w", "-m", "immediate"]);
     assert_eq!(book("first").await.status, 503);
     assert_eq!(book("second").await.status, 503);
-    // Nor does a read show it. And however often it is tried, no sessions pile up that wait.
+    // Reads do not show it either. And however often clients try, no waiting sessions pile up.
     for _ in 0..3 {
         let path = format!("{}/events/seat", service.base);
         let answer = Answer::of(client.get(path).send().await.expect("an answer")).await;

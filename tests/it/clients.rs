@@ -1,13 +1,13 @@
-//! Clients that are generated from the service's own document, and the programs in `examples` that
-//! use them, with their types checked. The generators come from npm and PyPI, Node.js too, into a
-//! folder of their own below `target`.
+//! Clients generated from the service's OpenAPI document, and the programs in `examples` that use
+//! them, with their types checked. The generators, and Node.js, are installed from npm and PyPI
+//! into a folder of their own below `target`.
 
 use ticketboss::domain::Scope;
 
 use crate::support::with_settings;
 use crate::support::workshop::Workshop;
 
-/// The lines that each of the programs prints, but for the time.
+/// The lines that each of the programs prints, except for the time.
 const PRINTED: [&str; 6] = [
     "sent again: the same reservation? True",
     "status: confirmed",

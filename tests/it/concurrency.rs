@@ -72,7 +72,7 @@ async fn ten_thousand_seats_are_sold_from_sixty_four_connections() {
     .await;
 }
 
-/// Reads are shared, and yet none is older than its request.
+/// Reads are shared, and yet none shows a state that is older than its request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_shows_what_was_acknowledged_before_it() {
     with_settings(&[("DEFAULT_EVENT_SEATS", "100000")], async |app| {
@@ -106,7 +106,7 @@ async fn of_eight_deletes_exactly_one_succeeds() {
             let mut requests = JoinSet::new();
             for number in 0..8 {
                 let client = Client::new();
-                // Both forms, since both are the same reservation.
+                // Both paths, since both name the same reservation.
                 let url = if number % 2 == 0 {
                     format!("{}/reservations/{id}", app.base)
                 } else {
@@ -129,7 +129,7 @@ async fn of_eight_deletes_exactly_one_succeeds() {
     .await;
 }
 
-/// At two replicas at once.
+/// The requests go to two replicas at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_posts_with_one_key_make_one_reservation() {
     let database = TestDatabase::create().await;
@@ -162,8 +162,8 @@ async fn a_hundred_posts_with_one_key_make_one_reservation() {
     database.audit().await;
 }
 
-/// Whoever asks after the pause was acknowledged is refused, at the other replica, too, which is busy
-/// and remembers another state.
+/// Every booking that is sent after the pause was acknowledged is refused, even by the other
+/// replica, which is busy and remembers another state.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_stops_sales_on_every_replica() {
     let database = TestDatabase::create().await;
@@ -215,7 +215,7 @@ async fn a_pause_stops_sales_on_every_replica() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_refused_because_another_replica_is_busy() {
     let database = TestDatabase::create().await;
-    // All the time in the world: what is looked for is giving up, not slowness.
+    // A very long time-out: the test is about replicas that give up, not about slow ones.
     let settings = [
         ("DATABASE_URL", database.url.as_str()),
         ("DEFAULT_EVENT_SEATS", "3000"),

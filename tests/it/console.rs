@@ -15,7 +15,7 @@ use crate::support::{DEFAULT_EVENT, TestApp, TestDatabase, with_app, with_settin
 
 const EVENT: &str = "/#/events/node-meetup-2025";
 
-/// The fewest seats that are ever shown as sold.
+/// Records the lowest number of seats that the page ever shows as sold.
 const NEGATIVE: &str = "
     window.lowest = Infinity;
     const look = () => {
@@ -40,7 +40,7 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         browser.fill("totalSeats", "2.5").await;
         browser.fill("eventId", "rust-meetup").await;
         browser.click("Make it").await;
-        // In the service's own words.
+        // The service's own message is shown.
         browser.until_says("dialog [role=alert]", "totalSeats must be a whole number").await;
         browser.picture("problem").await;
         browser.fill("totalSeats", "20").await;
@@ -49,7 +49,7 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         browser.until_says("#seats-free", "20").await;
         browser.until_says("#connection", "Live").await;
 
-        // From outside, and nothing is loaded anew.
+        // Booked outside the browser; the page shows it without a reload.
         browser.run("window.same = true").await;
         app.made_in("rust-meetup", json!({"partnerId": "abc-corp", "seats": 3})).await;
         browser.until_says("#seats-sold", "3").await;
@@ -92,7 +92,7 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         browser.until_says(".pill[data-state=on_sale]", "On sale").await;
         assert_eq!(browser.run("return window.same").await, true);
 
-        // Nobody else was asked for anything.
+        // The page has loaded nothing from any other server.
         let asked = "return performance.getEntriesByType('resource').map((entry) => entry.name)";
         let asked = browser.run(asked).await;
         let asked = asked.as_array().expect("a list");
@@ -155,14 +155,14 @@ async fn a_change_that_comes_too_late_shows_what_moved() {
         }
         browser.picture("conflict").await;
         assert_eq!(app.get(&event).await.json()["totalSeats"], 450, "nothing was done");
-        // Whoever has seen that may want something else.
+        // An operator who has seen the conflict may want another value.
         browser.fill("totalSeats", "420").await;
         browser.click("Change it all the same").await;
         browser.until_says("#seats-free", "413").await;
         let event = app.get(&event).await.json();
         assert_eq!((&event["totalSeats"], &event["name"]), (&json!(420), &json!("Node.js Day")));
 
-        // What the service refuses for another reason is said, too.
+        // Refusals for other reasons are shown, too.
         browser.click("Change").await;
         browser.fill("totalSeats", "6").await;
         browser.click("Change it").await;
@@ -192,7 +192,7 @@ async fn everything_can_be_done_with_the_keyboard() {
         browser.press(Key::Enter + "").await;
         browser.until("document.querySelector('dialog').open").await;
         browser.tab_to("focused.name === 'seats'").await;
-        // Who comes by the tabulator types over what is there.
+        // Reaching a field with Tab selects its content, so that typing replaces it.
         browser.press("2").await;
         browser.press(Key::Enter + "").await;
         browser.until("document.querySelector('dialog') === null").await;
@@ -204,7 +204,7 @@ async fn everything_can_be_done_with_the_keyboard() {
         browser.until("document.querySelector('dialog') === null").await;
         let focused = browser.run("return document.activeElement.textContent").await;
         assert_eq!(focused, "Test reservation");
-        // The table is left alone while somebody is in it.
+        // The table is not updated while it has the focus.
         browser.tab_to("focused.getAttribute('aria-label') === 'Cancel 2 seats of console'").await;
         app.reserve(3).await.made();
         browser.until_says("main", "There are newer ones").await;
@@ -235,7 +235,7 @@ async fn everything_can_be_done_with_the_keyboard() {
     .await;
 }
 
-/// Sideways scrolling is for tables alone.
+/// Only tables may scroll sideways.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_fits_on_a_phone() {
     with_app(async |app| {
@@ -320,13 +320,13 @@ async fn nobody_is_shut_out() {
     .await;
 }
 
-/// An answer that is lost in the middle, and the same button once more.
+/// An answer is lost on the way, and the operator presses the same button again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_again_is_done_once() {
     with_app(async |app| {
         let browser = open(app, EVENT).await;
         browser.until_says("#connection", "Live").await;
-        // The request arrives, and its answer does not.
+        // The request arrives, but its answer does not.
         let lose = "const real = window.fetch; let lost = 0;
             window.fetch = async (path, request) => {
               const answer = await real(path, request);
@@ -357,7 +357,7 @@ async fn what_is_sent_again_is_done_once() {
     .await;
 }
 
-/// What the page does with more than it can be sent, and with what happens meanwhile.
+/// More happens than can be sent to the page, which has to catch up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_falls_behind_shows_the_truth_all_the_same() {
     with_settings(&[("STREAM_BYTES_PER_S_MAX", "1000000")], async |app| {
@@ -367,7 +367,7 @@ async fn a_page_that_falls_behind_shows_the_truth_all_the_same() {
         let list = json!({"partnerId": "xyz", "items": vec![json!({"seats": 1}); 100]});
         let mut booked = 0;
         while !browser.text(".log").await.contains("Some changes are left out here") {
-            // At once: one after the other, a machine that is busy books less than is sent.
+            // All at once: one after the other, a busy machine would book less than can be sent.
             let bookings =
                 (0..50).map(|_| app.post("/events/busy/reservations/batch", list.clone()));
             for answer in join_all(bookings).await {
@@ -412,7 +412,8 @@ async fn the_files_of_the_page_are_all_there() {
     .await;
 }
 
-/// Asked for where it is needed, and kept out of the address and of what outlives the tab.
+/// The console asks for a key where one is needed, and keeps it out of the address and of any
+/// storage that outlives the tab.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_key_is_needed_it_is_asked_for() {
     with_settings(&[("ACCESS_CONTROL", "keys")], async |app| {
@@ -431,7 +432,7 @@ async fn where_a_key_is_needed_it_is_asked_for() {
         browser.fill("seats", "3").await;
         browser.click("Reserve").await;
         browser.until("document.getElementById('seats-sold').textContent === '3'").await;
-        // What is kept is in this tab, and nowhere else.
+        // The key is kept in this tab, and nowhere else.
         let kept =
             browser.run("return [location.href, JSON.stringify(localStorage), document.cookie]");
         let secret = &operator[20..];

@@ -1,4 +1,5 @@
-//! Part A of the contract, and what goes with it: keys, ids, the paths below an event.
+//! Part A of the contract, and what belongs to it: idempotency keys, request ids, the paths below
+//! an event.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -164,8 +165,8 @@ async fn a_retry_with_the_same_key_makes_one_reservation() {
         assert_eq!(first.header("idempotency-replayed"), None);
         let made = first.made();
 
-        // The event's own path is the same scope; white space and unknown fields are not the
-        // request; and a replay wins over "sold out".
+        // The event's own path is the same scope; white space and unknown fields do not make it
+        // another request; and a replay takes precedence over "sold out".
         let own_path = format!("/events/{DEFAULT_EVENT}/reservations");
         let same = json!({"seats": 3, "partnerId": "abc-corp"});
         let noted = json!({"seats": 3, "partnerId": "abc-corp", "note": "unknown"});
@@ -192,7 +193,7 @@ async fn a_retry_with_the_same_key_makes_one_reservation() {
         assert_eq!(app.delete(&format!("/reservations/{id}")).await.status, 204);
         app.post_with_key("/reservations", "order-2", other).await.made();
 
-        // Replayed as it is now.
+        // A replay shows the reservation as it is now.
         let again = app.post_with_key("/reservations", "order-1", body).await;
         assert_eq!(again.header("idempotency-replayed"), Some("true"));
         let replayed = again.made();

@@ -55,7 +55,7 @@ impl Engine {
         self.start_by(command, Instant::now() + TIMEOUT).await
     }
 
-    /// The same, for somebody who wants to be answered by then.
+    /// The same, for a caller that wants its answer by then.
     async fn start_by(&self, command: Command, answer_by: Instant) -> JoinHandle<Outcome> {
         let (batching, event) = (self.batching.clone(), self.event.clone());
         let (submitting, submitted) = tokio::sync::oneshot::channel();
@@ -73,7 +73,7 @@ impl Engine {
         task
     }
 
-    /// Submits now, and returns when its commit is in flight and stalls there.
+    /// Submits now, and returns once the commit is in flight and stalled.
     pub async fn start_stalled(&self, command: Command) -> JoinHandle<Outcome> {
         self.store.plan([Fault::Stalls]);
         let task = self.start(command).await;
@@ -85,7 +85,7 @@ impl Engine {
         self.submit(reserve(seats)).await
     }
 
-    /// What is sold by all counts.
+    /// Checks all counts of what is sold.
     pub fn check_sold(&self, seats: i32, reservations: usize) {
         let event = self.store.event();
         let made = self.store.reservations();
@@ -121,7 +121,8 @@ fn refused_for_seats(outcome: Outcome) -> i32 {
     }
 }
 
-/// Whatever a lost connection did to the commit, it is answered as made and was made once.
+/// Whatever a lost connection did to the commit, the caller is told that it was made, and it was
+/// made once.
 #[tokio::test(start_paused = true)]
 async fn an_unknown_outcome_is_settled_by_the_version_fence() {
     use Fault::{AnswerLost, LandsLate, LostOnTheWay, Unavailable};
@@ -177,7 +178,7 @@ async fn what_cannot_be_settled_is_unknown_and_not_failed() {
     engine.check_sold(9, 3);
 }
 
-/// In a batch whose outcome stays unknown, what was refused did nothing, for certain.
+/// In a batch whose outcome stays unknown, a refused command has certainly done nothing.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_in_an_unknown_batch_is_not_unknown() {
     let engine = Engine::with_seats(6);
@@ -195,7 +196,7 @@ async fn a_refusal_in_an_unknown_batch_is_not_unknown() {
 async fn a_refusal_rests_on_a_fresh_read() {
     let engine = Engine::with_seats(5);
     made(engine.reserve(5).await);
-    // What the batcher remembers says "sold out"; another replica has cancelled since.
+    // The batcher remembers "sold out"; another replica has cancelled since.
     engine.store.elsewhere(3);
     made(engine.reserve(3).await);
     assert_eq!(refused_for_seats(engine.reserve(1).await), 0);
@@ -205,7 +206,7 @@ async fn a_refusal_rests_on_a_fresh_read() {
 async fn an_acceptance_rests_on_the_version() {
     let engine = Engine::with_seats(5);
     made(engine.reserve(1).await);
-    // What the batcher remembers says "4 left"; another replica has sold 3 since.
+    // The batcher remembers "4 left"; another replica has sold 3 since.
     engine.store.elsewhere(-3);
     assert_eq!(refused_for_seats(engine.reserve(2).await), 1);
     assert_eq!(made(engine.reserve(1).await).version, 3);
@@ -219,7 +220,7 @@ async fn a_commit_is_told_to_those_who_follow() {
     let mut followed = engine.batching.latest_versions().watch(&engine.event, 0);
     engine.reserve(1).await.expect("granted");
     assert_eq!(*followed.borrow_and_update(), 1);
-    // The answer to the second is lost, and it is settled.
+    // The answer to the second commit is lost, and the commit is settled.
     engine.store.plan([Fault::AnswerLost]);
     engine.reserve(1).await.expect("granted");
     assert_eq!(*followed.borrow_and_update(), 2);
@@ -236,7 +237,7 @@ async fn a_lone_request_on_a_known_event_costs_no_read() {
     assert_eq!(engine.store.fences_and_snapshots(), (0, 1));
 }
 
-/// Of an event that limits its partners, too, when sales open: nobody has anything yet.
+/// Also on an event that limits its partners: when sales open, no partner has anything yet.
 #[tokio::test(start_paused = true)]
 async fn new_partners_of_an_untouched_event_cost_no_read() {
     let engine = Engine::with_seats(50);
@@ -246,20 +247,20 @@ async fn new_partners_of_an_untouched_event_cost_no_read() {
         made(book(name, 2).await);
     }
     assert_eq!(engine.store.fences_and_snapshots(), (0, 1));
-    // A refusal is read for, as ever, and nothing is forgotten by that.
+    // A refusal needs a read, as always, and the batcher forgets nothing by it.
     book("one", 2).await.expect_err("refused");
     assert_eq!(engine.store.fences_and_snapshots(), (0, 2));
     made(book("one", 1).await);
     made(book("four", 3).await);
     assert_eq!(engine.store.fences_and_snapshots(), (0, 2));
-    // What another replica has sold since is not known.
+    // The batcher does not know what another replica has sold since.
     engine.store.elsewhere(-1);
     made(book("five", 1).await);
     made(book("six", 1).await);
     assert_eq!(engine.store.fences_and_snapshots(), (0, 4));
 }
 
-/// Two wait for one freed seat: who came first gets it, and before those who come later still.
+/// Two commands wait for one freed seat: the first to arrive gets it, also ahead of later arrivals.
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_the_next_batch_keeps_its_place() {
     let engine = Engine::with_seats(2);
@@ -279,7 +280,7 @@ async fn what_waits_for_the_next_batch_keeps_its_place() {
     assert_eq!(refused_for_seats(third.await.expect("answered")), 0);
 }
 
-/// An event that nobody books any more costs nothing.
+/// An event that is no longer booked costs nothing.
 #[tokio::test(start_paused = true)]
 async fn a_batcher_that_is_idle_ends_and_the_next_booking_starts_another() {
     let engine = Engine::with_seats(2);
@@ -293,7 +294,7 @@ async fn a_batcher_that_is_idle_ends_and_the_next_booking_starts_another() {
     engine.check_sold(2, 2);
 }
 
-/// Each of many extensions of one hold takes a batch of its own. Everybody else goes on meanwhile.
+/// Many extensions of one hold take a batch each. All other commands go on meanwhile.
 #[tokio::test(start_paused = true)]
 async fn those_who_change_one_thing_leave_room_for_the_others() {
     let engine = Engine::with_mailbox(50, 2_000);
@@ -306,7 +307,7 @@ async fn those_who_change_one_thing_leave_room_for_the_others() {
     let booking = engine.start(reserve(1)).await;
     engine.store.resume();
     assert_eq!(made(in_flight.await.expect("answered")).version, 2);
-    // A batch of extensions, then one that is half full of those that were deferred, and so on.
+    // A batch of extensions, then one that is half full of deferred extensions, and so on.
     assert_eq!(made(booking.await.expect("answered")).version, 5);
     for extension in extensions {
         let extended = extension.await.expect("answered");
@@ -342,7 +343,7 @@ async fn a_replay_follows_a_commit_that_succeeded() {
     made(engine.submit(reserve_as("abc-corp", 2, Some("order-1"))).await);
     engine.store.fail_fences(1);
     let again = || engine.submit(reserve_as("abc-corp", 2, Some("order-1")));
-    // Not "nothing happened": what the key made was seen, and may be there to stay.
+    // Not "nothing happened": the reservation of this key was seen, and may be permanent.
     let reservation_id = Some(engine.store.reservations()[0].id);
     let unknown = Rejection::OutcomeUnknown { reservation_id, base_version: Some(0) };
     assert_eq!(again().await, Err(unknown));
@@ -350,7 +351,7 @@ async fn a_replay_follows_a_commit_that_succeeded() {
     engine.check_sold(2, 1);
 }
 
-/// And so does what was asked for twice, and is so already.
+/// An answer that something is already as requested also follows a commit that succeeded.
 #[tokio::test(start_paused = true)]
 async fn what_was_so_before_follows_a_commit_that_succeeded() {
     let engine = Engine::with_seats(50);
@@ -417,7 +418,7 @@ async fn a_row_that_the_database_refuses_harms_nobody_else() {
 async fn a_command_runs_to_its_end_when_the_client_hangs_up() {
     let engine = Engine::with_seats(50);
     engine.start_stalled(reserve(2)).await.abort();
-    // Both wait behind it, for the same batch.
+    // These two wait behind it, for the same batch.
     engine.start(reserve(3)).await.abort();
     let next = engine.start(reserve(4)).await;
     engine.store.resume();
@@ -441,7 +442,8 @@ async fn a_full_mailbox_turns_away_at_once() {
     engine.check_sold(3, 3);
 }
 
-/// What waited too long is dropped before it is sent, so that "nothing happened" is true.
+/// A command that has waited too long is dropped before it is sent, so that "nothing happened" is
+/// true.
 #[tokio::test(start_paused = true)]
 async fn a_command_past_its_time_is_dropped_before_it_is_sent() {
     let engine = Engine::with_seats(50);
@@ -451,13 +453,13 @@ async fn a_command_past_its_time_is_dropped_before_it_is_sent() {
     let before = Instant::now();
     assert_eq!(waiting.await.expect("answered"), Err(Rejection::Overloaded));
     assert!(before.elapsed() <= TIMEOUT);
-    // The one in flight was bounded by its own time.
+    // The command in flight was bounded by its own deadline.
     let in_flight = in_flight.await.expect("answered");
     assert!(matches!(in_flight, Err(Rejection::OutcomeUnknown { .. })), "{in_flight:?}");
 }
 
-/// A request that has used up its first half elsewhere is not sent, however long its rest is: its
-/// batch would have to be answered as early as it has to be.
+/// A request that has used up half of its time before it arrives is not sent, however much is left:
+/// its whole batch would have to be answered by its deadline.
 #[tokio::test(start_paused = true)]
 async fn a_command_that_comes_late_hurries_nobody() {
     let engine = Engine::with_seats(50);

@@ -65,7 +65,7 @@ async fn one_id_is_one_event() {
             answer.problem(409, "event_exists");
         }
         app.make_event("other", 1).await;
-        // An id that the caller does not give is another one each time.
+        // Without an `eventId`, each attempt would make another event.
         let key = [("idempotency-key", "make-1")];
         let unnamed = json!({"name": "E", "totalSeats": 1});
         let refused = app.send(Method::POST, "/events", &key, Some(unnamed.to_string())).await;
@@ -149,7 +149,7 @@ async fn a_change_names_the_version_it_is_meant_for() {
         for bad in ["7", "\"", "x", "\"0\", 8", "\"0\" \"1\""] {
             app.patch("/events/e", bad, rename()).await.problem(400, "validation_failed");
         }
-        // A weak tag, or one that is no version, is one that does not match.
+        // A weak tag, or one that is not a version, never matches.
         for other in ["W/\"0\"", "\"00\"", "\"zero\""] {
             let problem = app.patch("/events/e", other, rename()).await;
             let problem = problem.problem(412, "precondition_failed");
@@ -158,7 +158,7 @@ async fn a_change_names_the_version_it_is_meant_for() {
         let changed = app.patch("/events/e", "\"5\", \"0\"", rename()).await;
         assert_eq!((changed.status.as_u16(), changed.header("etag")), (200, Some("\"1\"")));
         assert_eq!(changed.json()["name"], "Renamed");
-        // The same again changes nothing, and makes no version.
+        // The same change again has no effect, and makes no version.
         assert_eq!(app.patch("/events/e", "*", rename()).await.json()["version"], 1);
         app.patch("/events/missing", "*", rename()).await.problem(404, "event_not_found");
         app.patch("/events/e", "*", json!({})).await.problem(400, "validation_failed");
@@ -182,7 +182,7 @@ async fn an_event_grows_and_shrinks_down_to_what_is_taken() {
             ["totalSeats", "availableSeats", "heldSeats"].map(|name| event[name].as_i64())
         };
         assert_eq!(counts(&event), [6, 0, 2].map(Some));
-        // Held seats count until their time is over, and not a moment longer.
+        // Held seats count as taken until the hold ends, and not a moment longer.
         app.end_holds().await;
         let event = resize(4).await.json();
         assert_eq!(counts(&event), [4, 0, 0].map(Some));
@@ -210,7 +210,7 @@ async fn a_paused_event_sells_nothing_new() {
             let problem = order("second").await.problem(409, "sales_closed");
             assert_eq!(problem["detail"], words);
             app.post("/events/e/reservations", hold.clone()).await.problem(409, "sales_closed");
-            // A replay is no sale.
+            // A replay is not a sale.
             let replay = order("first").await;
             assert_eq!(replay.header("idempotency-replayed"), Some("true"));
             assert_eq!(replay.made(), made);
@@ -246,7 +246,7 @@ async fn sales_open_and_close_at_their_times() {
         assert_eq!(app.get("/events/e").await.json()["status"], "on_sale");
         let problem = order().await.problem(409, "sales_closed");
         assert_eq!(problem["salesCloseAt"], "2021-01-01T00:00:00.000000Z");
-        // Somebody was told: from now on it is so.
+        // Since a caller has been told that sales are over, the event is closed from now on.
         let ended = app.get("/events/e").await.json();
         assert_eq!((&ended["status"], &ended["version"]), (&json!("closed"), &json!(3)));
         order().await.problem(409, "sales_closed");

@@ -1,5 +1,5 @@
-//! Nobody's flood keeps the others out. The figures are in docs/performance.md; here it is what is
-//! decided when, which no clock has a part in.
+//! No caller's flood keeps the others out. The figures are in docs/performance.md; these tests
+//! check the order of decisions, which depends on no clock.
 
 use ticketboss::batching::{Outcome, Rejection};
 use ticketboss::domain::{Acceptance, Command, Refusal};
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use crate::engine::{Engine, made};
 use crate::support::{limited, reserve_as};
 
-/// Of one partner, who has shown a key.
+/// A booking by a partner that has shown an access key.
 fn by(partner: &str) -> Command {
     limited(reserve_as(partner, 1, None), 1)
 }
@@ -29,7 +29,7 @@ async fn ended(started: Vec<JoinHandle<Outcome>>) -> Vec<Outcome> {
     ended
 }
 
-/// One partner sends 99 in 100, and was there first.
+/// One partner sends 99 of 100 requests, and was there first.
 #[tokio::test(start_paused = true)]
 async fn a_flood_holds_nobody_up() {
     let engine = Engine::with_mailbox(10_000, 10_000);
@@ -39,7 +39,7 @@ async fn a_flood_holds_nobody_up() {
     let other = start(&engine, "other", 10).await;
     engine.store.resume();
     assert_eq!(made(in_flight.await.expect("answered")).version, 1);
-    // All of theirs is in the very next batch.
+    // All bookings of the other two are in the very next batch.
     for outcome in ended(small).await.into_iter().chain(ended(other).await) {
         assert_eq!(made(outcome).version, 2);
     }
@@ -48,7 +48,7 @@ async fn a_flood_holds_nobody_up() {
     engine.check_sold(2_001, 2_001);
 }
 
-/// Where one line would give all that is left to who came first.
+/// A single line would give all seats that are left to the partner that came first.
 #[tokio::test(start_paused = true)]
 async fn with_seats_running_out_each_gets_its_turn() {
     let engine = Engine::with_mailbox(11, 10_000);
@@ -75,7 +75,7 @@ async fn with_seats_running_out_each_gets_its_turn() {
     engine.check_sold(11, 11);
 }
 
-/// Somebody has to be turned away then, and it is the one who has most in it.
+/// A command must be turned away then: the last one of the caller that has the most in the mailbox.
 #[tokio::test(start_paused = true)]
 async fn a_full_mailbox_has_room_for_those_who_are_few() {
     let engine = Engine::with_mailbox(10_000, 100);
@@ -93,7 +93,7 @@ async fn a_full_mailbox_has_room_for_those_who_are_few() {
     engine.check_sold(101, 101);
 }
 
-/// A hundred rows are a hundred turns.
+/// A list of a hundred rows takes a hundred turns.
 #[tokio::test(start_paused = true)]
 async fn a_list_counts_as_what_it_is() {
     let engine = Engine::with_mailbox(10_000, 10_000);
@@ -117,7 +117,8 @@ async fn a_list_counts_as_what_it_is() {
     let small = start(&engine, "small", 300).await;
     engine.store.resume();
     made(in_flight.await.expect("answered"));
-    // Of 512 rows about half each: with a turn for each list it would be five lists, and 12 others.
+    // Each partner gets about half of the 512 rows. If a list took one turn, it would be five lists
+    // and 12 others.
     let first = ended(small).await.into_iter().filter(|outcome| match outcome {
         Ok(Acceptance::Reserved(made)) => made[0].version == 2,
         _ => false,

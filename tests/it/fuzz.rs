@@ -1,5 +1,5 @@
-//! From raw bytes to the answer: whatever the path, the headers and the body are, there is a
-//! well-formed answer, never a 5xx, and nothing happens that was not answered 201 or 204.
+//! From raw bytes to the answer: whatever the path, the headers and the body, the answer is well
+//! formed and never a 5xx, and nothing happens that was not answered 201 or 204.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, with_settings};
 
-/// Requests of one run.
+/// The number of requests in one run.
 const CASES: u32 = 2_000;
-/// Less than the service's time-out for clients that do nothing: a connection that is held until
-/// then is held for no reason.
+/// Less than the service's time-out for idle clients, so that a connection that is held open for no
+/// reason fails the test.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// A right body, so that what is made of it is only a little wrong.
+/// A valid body, so that its mutations are only slightly wrong.
 const BODY: &str = r#"{"partnerId":"abc-corp","seats":3}"#;
 
 fn body() -> impl Strategy<Value = Vec<u8>> {
@@ -63,7 +63,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         1 => prop::collection::vec(any::<u8>(), 0..200),
         1 => prop::collection::vec(pieces, 0..30).prop_map(|pieces| pieces.concat().into_bytes()),
-        // One change of a right body: a byte replaced, or some cut out, or some put in.
+        // One change of a valid body: bytes replaced, cut out or put in.
         1 => (0..BODY.len(), 0..4usize, prop::collection::vec(any::<u8>(), 0..4)).prop_map(
             |(at, cut, put)| {
                 let mut body = BODY.as_bytes().to_vec();
@@ -73,12 +73,13 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
             }
         ),
         3 => sensible_body().prop_map(|body| body.to_string().into_bytes()),
-        // So often that some thirty of a run are granted, and never by chance hardly any.
+        // Often enough that some thirty requests of a run are granted, and never, by chance, hardly
+        // any.
         2 => Just(BODY.as_bytes().to_vec()),
     ]
 }
 
-/// What some call takes, or nearly takes.
+/// A body that some endpoint accepts, or nearly accepts.
 fn sensible_body() -> impl Strategy<Value = Value> {
     let text = || prop_oneof![1 => ".{0,210}", 3 => "[a-z]{1,20}"];
     let time = || {
@@ -188,7 +189,7 @@ fn request() -> impl Strategy<Value = Request> {
         .prop_map(|(method, path, headers, body)| Request { method, path, headers, body })
 }
 
-/// Sends it on a connection of its own. Returns the status and the body of the answer.
+/// Sends it on a connection of its own. Returns the status, content type and body of the answer.
 fn send(address: &str, request: &Request) -> Result<(u16, String, Vec<u8>), String> {
     let mut bytes = format!("{} {} HTTP/1.1\r\nhost: fuzz\r\n", request.method, request.path);
     for (name, value) in &request.headers {
@@ -217,13 +218,13 @@ fn send(address: &str, request: &Request) -> Result<(u16, String, Vec<u8>), Stri
     Ok((status, content_type.unwrap_or_default(), answer.split_off(length)))
 }
 
-/// What is wrong with the answer, if anything is.
+/// Checks an answer; the error says what is wrong with it.
 fn check(request: &Request, answer: (u16, String, Vec<u8>)) -> Result<(), String> {
     let (status, content_type, body) = answer;
     if status >= 500 {
         return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
     }
-    // What is no valid HTTP is answered without a body, and so is a HEAD.
+    // Invalid HTTP is answered without a body, and so is HEAD.
     if status < 400 || (body.is_empty() && (status == 400 || request.method == "HEAD")) {
         return Ok(());
     }
@@ -250,7 +251,7 @@ async fn no_bytes_break_the_service() {
             let failed = TestRunner::new(config).run(&request(), |request| {
                 let answer = send(&address, &request).map_err(TestCaseError::fail)?;
                 let (granted, refused) = &mut *counts.borrow_mut();
-                // The default event is only booked, and nobody changes it.
+                // Only bookings change the default event, so that its version counts them.
                 match answer.0 {
                     201 if !request.path.contains("other") && request.path != "/events" => {
                         **granted += 1;
@@ -272,7 +273,8 @@ async fn no_bytes_break_the_service() {
         .await
         .expect("it runs");
         assert_eq!(failed, None);
-        // Both sides of the line were met.
+        // The run has met both kinds of requests: those that are granted, and those that are
+        // refused.
         assert!(granted > 10 && refused > 100, "{granted} granted, {refused} refused");
         let there = app.get("/reservations").await.json()["version"].as_i64();
         assert_eq!(there, Some(granted));

@@ -1,4 +1,5 @@
-//! On a network: headers, pages of others, TLS, and requests that two servers could read differently.
+//! Exposed to a network: headers, pages of other origins, TLS, and requests that two servers could
+//! read differently.
 
 use std::fs;
 use std::path::PathBuf;
@@ -49,7 +50,7 @@ async fn browsers_are_told_what_not_to_do() {
     .await;
 }
 
-/// Under that policy.
+/// The pages must work under their own content security policy.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pages_of_the_documentation_work() {
     with_app(async |app| {
@@ -89,7 +90,7 @@ async fn pages_of_others_may_call_if_they_are_named() {
             let problem = refused.problem(400, "validation_failed");
             assert_eq!(problem["errors"][0]["field"], "Origin", "{problem}");
         }
-        // A refusal can be read, too.
+        // A page of another origin can read refusals, too.
         let sold_out = json!({"partnerId": "abc-corp", "seats": 99}).to_string();
         let headers = [("origin", SHOP)];
         let answer = app.send(Method::POST, "/reservations", &headers, Some(sold_out)).await;
@@ -103,7 +104,7 @@ async fn pages_of_others_may_call_if_they_are_named() {
     .await;
 }
 
-/// A certificate for localhost, which is its own authority.
+/// A self-signed certificate for localhost.
 struct Pair {
     certificate: String,
     key: String,
@@ -117,7 +118,7 @@ impl Pair {
     }
 }
 
-/// Files of a test's own.
+/// Files that belong to one test.
 struct Files {
     folder: TemporaryDirectory,
 }
@@ -134,7 +135,8 @@ impl Files {
     }
 }
 
-/// Whether an https client that trusts this certificate is served, and over which version of HTTP.
+/// Requests `/health` over HTTPS, trusting this certificate. Returns the headers and the version of
+/// HTTP, or `None` if the client was not served.
 async fn served(base: &str, trusted: &PathBuf) -> Option<(String, String)> {
     let port = base.rsplit(':').next().expect("a port");
     let url = format!("https://localhost:{port}/health");
@@ -180,11 +182,11 @@ async fn tls_is_spoken_and_its_certificate_renewed() {
     assert_eq!(version, "1.1");
     assert!(headers.contains("strict-transport-security: max-age="), "{headers}");
     assert_eq!(served(&service.base, &trusted_second).await, None);
-    // Who speaks plainly is not understood.
+    // Plain HTTP is not understood.
     let plain = service.base.replace("https://", "http://");
     assert!(reqwest::get(format!("{plain}/health")).await.is_err());
 
-    // What does not belong together changes nothing.
+    // A certificate and a key that do not belong together change nothing.
     files.write("cert.pem", &second.certificate);
     service.signal(Signal::SIGHUP);
     let said = async {
@@ -236,12 +238,12 @@ async fn raw(app: &TestApp, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("it accepts");
     stream.write_all(bytes).await.expect("it reads");
     let mut answer = Vec::new();
-    // A server that has said what it had to may reset a connection with unread bytes.
+    // A server that has sent its answer may reset a connection with unread bytes.
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it closes in time");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Who is refused before anybody looks at his body can go on with the same connection.
+/// A client that is refused before its body is read can go on using the connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_keeps_the_connection() {
     with_settings(&[("ACCESS_CONTROL", "keys")], async |app| {
@@ -265,8 +267,8 @@ async fn a_refusal_keeps_the_connection() {
     .await;
 }
 
-/// Where a proxy in front could see one request and the service another. Each is refused, the
-/// connection closed, and what follows is no request.
+/// Requests that a proxy in front of the service could read differently. Each is refused, the
+/// connection closed, and what follows is not taken for a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_has_one_length() {
     const SMUGGLED: &str = "POST /reservations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
@@ -325,7 +327,7 @@ async fn what_is_too_large_is_turned_away() {
     .await;
 }
 
-/// A renewal hook, or a terminal that is closed.
+/// The signal of a renewal hook, or of a terminal that is closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_ends_nothing() {
     let database = TestDatabase::create_empty().await;

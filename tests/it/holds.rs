@@ -1,4 +1,4 @@
-//! What becomes of reservations over HTTP: held, confirmed, extended, shrunk, made together.
+//! The life of reservations over HTTP: held, confirmed, extended, shrunk, made together.
 
 use reqwest::Method;
 use serde_json::{Map, Value, json};
@@ -75,7 +75,7 @@ async fn a_hold_past_its_time_is_gone() {
     .await;
 }
 
-/// In the very request that needs them, whether or not somebody has swept.
+/// The seats are sold in the very request that needs them, whether or not the sweeper has come by.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_seats_of_a_hold_past_its_time_are_sold() {
     with_app(async |app| {
@@ -161,7 +161,7 @@ async fn a_part_is_given_back() {
         let problem = keep(&booked, json!(3)).await.problem(400, "validation_failed");
         assert_eq!(problem["errors"][0]["detail"], "must be at most 2, which it has now");
         keep(&booked, json!(0)).await.problem(400, "validation_failed");
-        // Sent again, as after an answer that was lost.
+        // Resent, as after a lost answer.
         let again = keep(&booked, json!(2)).await;
         assert_eq!((again.status.as_u16(), again.header("etag")), (200, Some("\"3\"")));
         assert_eq!(app.delete(&booked).await.status, 204);
@@ -181,7 +181,7 @@ async fn a_change_of_a_reservation_can_name_its_version() {
             let path = format!("{held}/confirm");
             async move { app.send(Method::POST, &path, &[("if-match", tag)], None).await }
         };
-        // Its own version, and not that of the event.
+        // The version of the reservation counts, not that of the event.
         let stale = confirm("\"2\"").await.problem(412, "precondition_failed");
         assert_eq!(stale["version"], 1);
         assert_eq!(confirm("\"1\"").await.header("etag"), Some("\"3\""));
@@ -196,7 +196,7 @@ async fn a_change_of_a_reservation_can_name_its_version() {
     .await;
 }
 
-/// Of many who saw the same version exactly one wins, in one batch too.
+/// Of many bookings that name the same version exactly one wins, even within one batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_booking_can_name_the_version_of_the_event() {
     with_app(async |app| {
@@ -239,7 +239,7 @@ async fn several_are_made_together_or_not_at_all() {
         assert_eq!(short, expected.map(|(seats, status)| (Some(seats), Some(status), Some(1))));
         assert_eq!(event(app).await, [1, 2, 2]);
 
-        // The key stands for the whole, and shows it as it is now.
+        // The key stands for the whole list, and a replay shows the list as it is now.
         let second = items[1]["reservationId"].as_str().expect("a text");
         assert_eq!(app.delete(&format!("/reservations/{second}")).await.status, 204);
         let again = app.post_with_key(path, "list-1", list).await;
@@ -261,7 +261,7 @@ async fn several_are_made_together_or_not_at_all() {
     .await;
 }
 
-/// Misspelt, it would sell what was to be held.
+/// A misspelt `holdSeconds` would sell seats that were to be held.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_is_not_known_is_refused() {
     with_app(async |app| {
@@ -288,7 +288,7 @@ async fn a_field_that_is_not_known_is_refused() {
             assert_eq!(fields, names, "{path}");
         }
         assert_eq!(app.get("/events/e").await.json()["version"], 1);
-        // Beside what is missing for it, and not each of very many.
+        // Unknown fields are reported together with missing ones, and of very many not each one is.
         let typo = json!({"partnerId": "abc-corp", "seat": 1});
         let problem = app.post("/events/e/reservations", typo).await;
         let problem = problem.problem(400, "validation_failed");
@@ -297,7 +297,7 @@ async fn a_field_that_is_not_known_is_refused() {
         let problem = app.post("/events/e/reservations", many.into()).await;
         let problem = problem.problem(400, "validation_failed");
         assert_eq!(problem["errors"].as_array().map(Vec::len), Some(20));
-        // But for the original contract, which has never refused any.
+        // Except by the original contract, which has never refused any.
         app.post("/reservations", misspelt).await.made();
         let missing = app.get(&held.replace("/e/", "/missing/")).await;
         missing.problem(404, "event_not_found");
@@ -331,7 +331,8 @@ async fn a_list_that_is_wrong_is_told_where() {
             let problem = app.post(path, body).await.problem(400, "validation_failed");
             assert_eq!(problem["detail"], "items must be a list of 1 to 100 objects");
         }
-        // Each item with all that is wrong, beside all that is wrong with the rest.
+        // Everything that is wrong with each item is reported, together with what is wrong with the
+        // rest.
         let twice = r#"{"seats": 1, "seats": 2}"#;
         let list = format!(
             r#"{{"seats": 3, "items": [{{"seats": 1}}, 3, [3], {twice}, {{"hold_seconds": 60}}]}}"#
@@ -349,7 +350,7 @@ async fn a_list_that_is_wrong_is_told_where() {
             "partnerId is required".to_owned(),
         ];
         assert_eq!(problem["detail"], expected.join("; "));
-        // The largest there can be.
+        // The largest list that is possible.
         let item = json!({"seats": 10, "reference": "\u{1F3AB}".repeat(128)});
         let body = json!({"partnerId": "abc-corp", "items": vec![item; 100]}).to_string();
         let body = body.replace('\u{1F3AB}', "\\ud83c\\udfab");

@@ -1,4 +1,4 @@
-//! Input from anybody: each of these gets a clear answer, and nothing happens.
+//! Untrusted input: every request gets a clear answer, and one that is refused does nothing.
 
 use std::time::Duration;
 
@@ -108,14 +108,14 @@ async fn what_is_no_json_object_is_refused() {
         for body in no_objects {
             refused(app, body, 400, "validation_failed").await;
         }
-        // Deep nesting neither crashes nor is looked into.
+        // Deep nesting neither crashes the service nor is examined.
         let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
         refused(app, &deep, 400, "validation_failed").await;
         let deepest = "[".repeat(4000);
         refused(app, &deepest, 400, "malformed_json").await;
         let nested = format!(r#"{{"partnerId":"a","seats":{deep}}}"#);
         refused(app, &nested, 400, "validation_failed").await;
-        // Bytes that are no text.
+        // Bytes that are not UTF-8.
         let raw: &[u8] = b"{\"partnerId\":\"\xff\xfe\",\"seats\":1}";
         let answer = app.post_bytes("/reservations", raw.to_vec()).await;
         answer.problem(400, "malformed_json");
@@ -146,7 +146,7 @@ async fn unusual_text_is_kept_as_it_is() {
             let location = answer.header("location").expect("a location").to_owned();
             assert_eq!(app.get(&location).await.json()["partnerId"], partner);
         }
-        // A surrogate pair is a character; unknown fields are ignored, whatever is in them.
+        // A surrogate pair is a character; unknown fields are ignored, whatever they contain.
         let body = r#"{"partnerId":"\ud83c\udfab","seats":1,"x":{"y":[null,1e999,"\ud800"]}}"#;
         let answer = app.send(Method::POST, "/reservations", &[], Some(body.into())).await;
         assert_eq!(answer.made()["partnerId"], "\u{1f3ab}");
@@ -190,8 +190,8 @@ async fn large_bodies_are_refused_and_the_answer_arrives() {
     .await;
 }
 
-/// A body that stops halfway, chunked without an end, or shorter than announced: answered or
-/// closed within the read time-out, while good clients are served.
+/// A body that stops halfway, be it chunked without an end or shorter than announced: it is
+/// answered or closed within the read time-out, and well-behaved clients are served meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_stops_halfway_holds_up_nobody() {
     let heads = [
@@ -224,7 +224,7 @@ async fn a_body_that_stops_halfway_holds_up_nobody() {
             assert!(status.is_some_and(|line| line.starts_with("HTTP/1.1 408")), "{answer}");
             assert!(answer.contains("\"code\":\"request_timeout\""), "{answer}");
         }
-        // Cut off in the middle.
+        // A connection that is cut in the middle of a body.
         let mut stream = TcpStream::connect(address).await.expect("it accepts");
         let request = "POST /reservations HTTP/1.1\r\nhost: x\r\n\
                        content-type: application/json\r\ncontent-length: 60\r\n\r\n{\"partnerId\":";
@@ -235,7 +235,8 @@ async fn a_body_that_stops_halfway_holds_up_nobody() {
     .await;
 }
 
-/// The same where nobody reads the body: the answer comes at once, and then the end.
+/// The same for a body that no handler reads: the answer comes at once, and the connection is
+/// closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_nobody_reads_holds_no_connection() {
     with_app(async |app| {
@@ -263,7 +264,8 @@ async fn a_body_that_nobody_reads_holds_no_connection() {
     .await;
 }
 
-/// What is no HTTP at all is answered by the library, without a body, and closed.
+/// Bytes that are not HTTP at all are answered by the HTTP library, without a body, and the
+/// connection is closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_is_answered_400_and_closed() {
     with_app(async |app| {

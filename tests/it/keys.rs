@@ -1,4 +1,4 @@
-//! Keys: made, looked at and revoked, over the API and at the command line.
+//! Access keys: made, listed and revoked, over the API and on the command line.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ async fn keys_are_made_listed_and_revoked() {
         let body = json!({"seats": 1});
         app.send_as(&text, Method::POST, "/reservations", body.clone()).await.made();
 
-        // What is shown later is the same, without the secret.
+        // The listing shows the same key, without its secret.
         let used = async || {
             let list = app.send_as(&operator, Method::GET, "/keys?limit=200", Value::Null).await;
             assert!(!list.text.contains(&text[20..]), "{list:?}");
@@ -82,8 +82,7 @@ async fn keys_are_made_listed_and_revoked() {
     .await;
 }
 
-/// Nobody makes himself a key for later.
-/// Sent again it would make another, whatever the sender hopes.
+/// A retry would make another key, whatever its sender hopes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_not_made_under_an_idempotency_key() {
     with_settings(&KEYS, async |app| {
@@ -100,6 +99,7 @@ async fn a_key_is_not_made_under_an_idempotency_key() {
     .await;
 }
 
+/// Otherwise anybody could make a key to use once access control is on.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_access_control_there_are_no_keys_over_the_api() {
     with_app(async |app| {
@@ -111,8 +111,8 @@ async fn without_access_control_there_are_no_keys_over_the_api() {
     .await;
 }
 
-/// On a replica that was not told, a new key works at once, and one that is revoked stops, with the
-/// streams that were opened with it.
+/// On a replica that did not make the change, a new key works at once, and a revoked one stops
+/// working, together with the streams that were opened with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_hear_of_keys() {
     let database = TestDatabase::create().await;
@@ -145,7 +145,7 @@ async fn replicas_hear_of_keys() {
     assert_eq!(other.stop().await.0, Some(0));
 }
 
-/// Before the first start, and beside a service that runs.
+/// The commands work before the first start, and beside a running service.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_makes_and_revokes_keys() {
     let directory = TemporaryDirectory::new();
@@ -178,8 +178,8 @@ async fn the_command_line_makes_and_revokes_keys() {
     assert_eq!(service.stop().await.0, Some(0));
 }
 
-/// A schema is brought up to date by who serves, or asks for it; a database that has none is given one
-/// with its first key.
+/// Only `serve` and `migrate` bring a schema up to date; a database that has none is given one with
+/// its first key.
 #[tokio::test(flavor = "multi_thread")]
 async fn looking_at_keys_changes_no_schema() {
     let database = TestDatabase::create_empty().await;
@@ -209,14 +209,14 @@ async fn looking_at_keys_changes_no_schema() {
     assert_eq!(run(&create).await.0, Some(0));
     assert!(tables().await > 0);
 
-    // As a new binary sees what an old one has made.
+    // Like the schema of an older binary, seen by a newer one.
     database.execute("delete from _sqlx_migrations where version = 12").await;
     for command in looks.into_iter().chain([&create[..]]) {
         assert_eq!(run(command).await, (Some(1), too_old(12)), "{command:?}");
     }
 }
 
-/// One that this version cannot read is not taken, and all others are.
+/// A key that this version cannot read is not accepted; all others are.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_cannot_be_read_locks_out_nobody_else() {
     with_settings(&KEYS, async |app| {

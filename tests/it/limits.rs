@@ -1,4 +1,4 @@
-//! What one partner may have, and how often it may ask.
+//! How much one partner may have, and how often it may call.
 
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::access::{Holders, KEYS};
 use crate::support::binary::Binary;
 use crate::support::{Answer, DEFAULT_EVENT, TestDatabase, partner, with_settings};
 
-/// Whichever replica is asked: the last one is granted once.
+/// Whichever replicas are asked, the last seat or hold below the limit is granted once.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_grant_a_partner_no_more_than_it_may_have() {
     const HOLDS_MAX: usize = 7;
@@ -49,7 +49,8 @@ async fn two_replicas_grant_a_partner_no_more_than_it_may_have() {
         let hold = json!({"seats": 1, "holdSeconds": 600});
         let held = flood(DEFAULT_EVENT, hold.clone()).await;
         let held = check(held, HOLDS_MAX, "openHolds");
-        // What is over counts no more, nor does what is confirmed; and others are not concerned.
+        // Expired holds no longer count, nor do confirmed ones; and other partners are not
+        // affected.
         let first =
             format!("/reservations/{}", held[0].json()["reservationId"].as_str().expect("an id"));
         let confirm = format!("{first}/confirm");
@@ -79,7 +80,7 @@ async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
         let first = ask(&ours).await;
         assert_eq!(first.header("ratelimit-policy"), Some("\"requests\";q=5;w=5"));
         assert_eq!(first.header("ratelimit"), Some("\"requests\";r=4;t=1"));
-        // All keys of a partner count together, whatever they are refused for.
+        // The requests of all keys of a partner count together, even those that are refused.
         for _ in 0..4 {
             let answer = app.send_as(&second, Method::GET, "/metrics", Value::Null).await;
             assert_eq!(answer.status, 403, "{answer:?}");
@@ -95,7 +96,7 @@ async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
         assert!(problem["retryAfterMs"].as_u64().is_some_and(|ms| (1..=1001).contains(&ms)));
         assert_eq!(refused.header("ratelimit"), Some("\"requests\";r=0;t=5"));
         assert_eq!(ask(&theirs).await.status, 200);
-        // A new key is looked for, and then all new ones are read again.
+        // Looking for a new key reads all recent keys again, which must not reset the rate.
         let third = app.key(Scope::Partner(partner("abc-corp"))).await.1;
         for key in [&third, &ours] {
             assert_ne!(ask(key).await.header("ratelimit"), first.header("ratelimit"));
@@ -105,7 +106,7 @@ async fn a_partner_that_asks_too_often_is_told_when_to_come_back() {
     .await;
 }
 
-/// The index of what partners have knows them by a number of 32 bits.
+/// The index of partners' usage identifies a partner by a 32-bit hash.
 #[tokio::test(flavor = "multi_thread")]
 async fn partners_with_the_same_number_are_told_apart() {
     const SAME: [&str; 2] = ["partner-19", "partner-54704"];
@@ -136,7 +137,7 @@ async fn partners_with_the_same_number_are_told_apart() {
     .await;
 }
 
-/// For a booking, nobody has to know how many holds there are. That is not to be taken for none.
+/// A booking does not need the number of open holds. Not knowing it must not be taken for zero.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_booking_does_not_make_holds_forgotten() {
     let settings = [&KEYS[..], &[("PARTNER_HOLDS_MAX", "2")]].concat();
@@ -147,7 +148,7 @@ async fn a_booking_does_not_make_holds_forgotten() {
         for _ in 0..2 {
             post(hold()).await.made();
         }
-        // It is refused on a fresh read, which is remembered.
+        // This booking is refused on a fresh read, which the batcher remembers.
         let authorization = format!("Bearer {ours}");
         let headers = [("authorization", authorization.as_str()), ("if-match", "\"0\"")];
         let stale = json!({"seats": 1}).to_string();

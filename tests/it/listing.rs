@@ -6,7 +6,7 @@ use sqlx::Executor as _;
 
 use crate::support::{Answer, TestApp, with_app};
 
-/// All that a listing has, by following its cursors.
+/// All items of a listing, collected by following its cursors.
 async fn all(app: &TestApp, query: &str) -> Vec<Value> {
     let mut listed = Vec::new();
     let mut cursor = String::new();
@@ -160,7 +160,7 @@ async fn a_spreadsheet_takes_nothing_for_a_formula() {
             let first = text.trim_start().chars().next().expect("a text");
             let formula = "=+-@\u{ff1d}".contains(first);
             let neutral = if formula { format!("'{text}") } else { (*text).to_owned() };
-            // Where a semicolon separates, the second of these would be one.
+            // Where semicolons separate cells, the second cell of "a; =1;b" would be a formula.
             let neutral = neutral.replace("; =1", ";' =1");
             assert_eq!((&row[2], &row[6]), (neutral.as_str(), neutral.as_str()));
             assert_eq!((&row[3], &row[4], &row[5]), ("1", "confirmed", ""));
@@ -170,7 +170,7 @@ async fn a_spreadsheet_takes_nothing_for_a_formula() {
     .await;
 }
 
-/// Written past the service, in journal rows of the size that it writes itself.
+/// The reservations are written past the service, in journal rows of the size that it writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_listing_is_read_in_parts() {
     with_app(async |app| {
@@ -200,7 +200,7 @@ async fn a_long_listing_is_read_in_parts() {
         let ids: std::collections::HashSet<&str> =
             text.lines().skip(1).map(|line| &line[..36]).collect();
         assert_eq!(ids.len(), 60_000);
-        // Pages that end early say so.
+        // A page that ends early has a cursor to the rest.
         let page = app.get("/events/e/reservations?partnerId=rare&limit=200").await.json();
         assert_eq!(page["items"], json!([]));
         assert!(page["nextCursor"].is_string());

@@ -1,10 +1,10 @@
-//! Model checking: the protocol of a commit, with all its interleavings, losses and crashes, to
-//! exhaustion.
+//! Model checking: the commit protocol, checked exhaustively with all interleavings, losses and
+//! crashes.
 //!
-//! A model, not the engine: it says what the replicas do, in as few steps as it takes, and the
-//! checker tries every order of them. Two replicas serve up to three commands of one event, answers
-//! are lost before and after the statement ran, statements land late or never, replicas crash.
-//! Each rule can be left out, and then the checker has to find what goes wrong.
+//! This is a model, not the engine: it states what the replicas do, in as few steps as possible,
+//! and the checker tries every order of these steps. Two replicas serve up to three commands of one
+//! event, answers are lost before and after the statement ran, statements land late or never,
+//! replicas crash. Each rule can be left out, and then the checker has to find what goes wrong.
 
 use stateright::semantics::ConsistencyTester as _;
 use stateright::{Checker as _, Model, Property};
@@ -14,15 +14,15 @@ mod seats;
 
 use protocol::{Action, Command, Ended, Protocol, Rules, State};
 
-/// What a run of the checker starts with.
+/// The configuration of a run of the checker.
 fn protocol(seats: u8, commands: &[Command], losses: u8, crashes: u8, rules: Rules) -> Protocol {
     Protocol { seats, commands: commands.to_vec(), losses, crashes, rules }
 }
 
 use Command::{Cancel, Reserve};
 
-/// Two that want the last seat; one that gives a seat back to another who waits for it; two who
-/// cancel the same; and two callers with one key.
+/// Two bookings of the last seat; a cancel that frees the seat which another booking needs; two
+/// cancels of the same reservation; two bookings with one key; and three that do not all fit.
 const SCENARIOS: &[(u8, &[Command])] = &[
     (1, &[Reserve { seats: 1, key: None }, Reserve { seats: 1, key: None }]),
     (1, &[Reserve { seats: 1, key: None }, Cancel(0), Reserve { seats: 1, key: None }]),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::support::with_app;
 
-/// Every code of a problem that the document names.
+/// All codes of problems that the document names.
 pub fn codes_of(document: &Value) -> BTreeSet<String> {
     let mut codes = BTreeSet::new();
     for (_, _, operation) in operations(document) {
@@ -47,7 +47,7 @@ async fn every_operation_of_the_document_is_there() {
                 .replace("{reservationId}", &id)
                 .replace("{keyId}", "0123456789abcdef")
                 .replace("{type}", "internal")
-                // It has no end.
+                // A stream has no end.
                 .replace("/stream", "/stream?after=x");
             let answer = app.send(method.clone(), &real, &[], None).await;
             let status = answer.status.as_u16().to_string();
@@ -69,7 +69,7 @@ async fn every_operation_of_the_document_is_there() {
     .await;
 }
 
-/// A misspelt field is refused, and the document says so; but the original contract ignores it.
+/// Unknown fields are refused, and the document says so; only the original contract ignores them.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_have_no_other_fields() {
     with_app(async |app| {
@@ -99,7 +99,7 @@ async fn nothing_is_there_that_the_document_does_not_say() {
         let document = app.get("/openapi.json").await.json();
         for path in document["paths"].as_object().expect("paths").keys() {
             for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
-                // A path without parameters may look like one with them.
+                // A path without parameters may also match one with parameters.
                 let real = path.replace("/batch", "/{reservationId}");
                 let listed = [path, real.as_str()]
                     .iter()

@@ -1,4 +1,4 @@
-//! What an operator sees: numbers, readiness, the log.
+//! What an operator sees: metrics, readiness, the log.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,7 +45,7 @@ fn metrics_in(answer: &Answer) -> Samples {
     samples(&answer.text)
 }
 
-/// Has everything happen once at least.
+/// Makes everything happen at least once.
 async fn use_it(app: &TestApp) {
     app.make_event("secret-event", 20).await;
     let held = json!({"partnerId": "secret-partner", "seats": 2, "holdSeconds": 60});
@@ -99,7 +99,7 @@ async fn everything_is_counted_once() {
         for (name, expected) in expected {
             assert!((value(&samples, name) - expected).abs() < 0.5, "{name}: {samples:#?}");
         }
-        // Eight were done, perhaps nine with the sweeper's; what only refuses needs no commit.
+        // Eight commits, perhaps nine with the sweeper's; a batch that only refuses needs none.
         let commits = value(&samples, "commit_duration_seconds_count");
         assert!((8.0..=9.0).contains(&commits), "{commits}");
         let batches = value(&samples, "batch_commands_count");
@@ -166,7 +166,7 @@ async fn what_the_process_takes_is_told() {
     let idle: Vec<_> = (0..CONNECTIONS)
         .map(|_| std::net::TcpStream::connect(address).expect("a connection"))
         .collect();
-    // Some that were open at first may not be any more.
+    // Some descriptors that were open at first may have been closed since.
     let many = first("open_fds") + CONNECTIONS as f64 * 0.8;
     let all_open = async { while taken().await("open_fds") < many {} };
     timeout(PATIENCE, all_open).await.expect("each connection is open");
@@ -190,7 +190,7 @@ async fn dashboard_and_alerts_name_what_is_exported() {
     with_app(async |app| {
         use_it(app).await;
         let text = app.get("/metrics").await.text;
-        // Families without a sample until something goes wrong are named by their type.
+        // Families that have no sample until something goes wrong are known by their type.
         let mut exported: BTreeSet<String> =
             samples(&text).into_keys().flat_map(|name| names_in(&name)).collect();
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
@@ -217,7 +217,7 @@ async fn dashboard_and_alerts_name_what_is_exported() {
             }
             shown.extend(named);
         }
-        // What nobody looks at need not be counted.
+        // A metric that is shown nowhere need not be counted.
         let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for family in families.filter_map(|line| line.split(' ').next()) {
             let is_shown = shown.iter().any(|name| name.starts_with(family));
@@ -227,7 +227,7 @@ async fn dashboard_and_alerts_name_what_is_exported() {
     .await;
 }
 
-/// The first answer that says so: what was found before is good for half a second.
+/// Polls until the server is not ready: an earlier result is reused for half a second.
 async fn not_ready(app: &TestApp) -> Answer {
     let asking = async {
         loop {
@@ -339,11 +339,11 @@ async fn the_log_is_an_object_on_each_line() {
     assert_eq!(refused["outcome"], "reservation_not_found");
 }
 
-/// Whoever reads the log may be slow, or stop for a while: the log is short of some lines then, and
+/// The reader of the log may be slow, or stop for a while: the log then lacks some lines, and
 /// nobody else is kept waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_a_log_that_is_not_read() {
-    // More than may wait, with what the pipe takes; and enough to fill the pipe.
+    // More lines than the service queues and the pipe holds; and enough lines to fill the pipe.
     const TOO_MANY: usize = 6_000;
     const SOME: usize = 1_500;
     let database = TestDatabase::create().await;
@@ -364,7 +364,7 @@ async fn nobody_waits_for_a_log_that_is_not_read() {
     service.read_log();
     let left_out = |line: &String| line.contains("lines of the log were left out");
     let told = async {
-        // As long as lines are written, it is looked at whether some were not.
+        // Lines that were left out are reported only while other lines are written.
         while !service.log().iter().any(left_out) {
             ask(1).await;
         }
@@ -372,7 +372,7 @@ async fn nobody_waits_for_a_log_that_is_not_read() {
     timeout(PATIENCE, told).await.expect("it is told");
     let told = service.log().into_iter().find(left_out).expect("just seen");
     assert!(told.contains("WARN"), "{told}");
-    // Each line is there, or counted.
+    // Each line is either written, or counted as left out.
     let number = |line: &String| -> Option<usize> {
         let (_, said) = line.split_once("] ")?;
         said.strip_suffix(" lines of the log were left out: it was not read in time")?.parse().ok()

@@ -10,7 +10,7 @@ use crate::support::binary::{self, Binary};
 use crate::support::proxy::{Proxy, Way};
 use crate::support::{Answer, TestDatabase, with_app, with_database};
 
-/// A database behind a proxy, and its URL there.
+/// A database behind a proxy, and its URL through the proxy.
 pub async fn behind_a_proxy() -> (TestDatabase, Proxy, String) {
     let database = TestDatabase::create().await;
     let port = database.options.get_port();
@@ -19,7 +19,7 @@ pub async fn behind_a_proxy() -> (TestDatabase, Proxy, String) {
     (database, proxy, url)
 }
 
-/// A 503 of the database's, whether it says "nothing happened" or "unknown".
+/// Checks that the answer is a 503 of an outage. Returns whether it is "database unavailable".
 fn is_outage(answer: &Answer) -> bool {
     let code = answer.json()["code"].as_str().expect("a code").to_owned();
     answer.problem(503, &code);
@@ -36,7 +36,8 @@ async fn an_outage_is_said_and_ends_by_itself() {
             let made = app.reserve(1).await.made();
             let id = made["reservationId"].as_str().expect("an id").to_owned();
             proxy.set(way);
-            // The first may have been sent into the dark; once that is known, all are told so.
+            // The first commit may have been sent in vain; once the outage is known, all requests
+            // are told of it.
             let started = Instant::now();
             while !is_outage(&app.reserve(1).await) {
                 assert!(started.elapsed() < Duration::from_secs(30), "{way:?}");
@@ -53,7 +54,7 @@ async fn an_outage_is_said_and_ends_by_itself() {
             while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
             app.reserve(1).await.made();
             let event = app.get("/reservations").await.json();
-            // What was unknown happened once or not at all.
+            // Bookings with an unknown outcome were made once or not at all.
             let sold = 500 - event["availableSeats"].as_i64().expect("a number");
             assert_eq!(event["reservationCount"], sold);
             assert!(sold >= 2, "{event}");
@@ -69,7 +70,7 @@ async fn a_connection_that_breaks_between_requests_is_not_noticed() {
         for _ in 0..5 {
             app.reserve(1).await.made();
             proxy.set(Way::Closed);
-            // Until the port is free, the proxy has not cut.
+            // The proxy has cut its connections once its port is closed.
             while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
             proxy.set(Way::Open);
             while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
@@ -80,7 +81,7 @@ async fn a_connection_that_breaks_between_requests_is_not_noticed() {
     .await;
 }
 
-/// A connection that was idle for a while is asked before a commit is trusted to it: so that the
+/// A connection that was idle for a while is checked before a commit is sent on it, so that the
 /// answer is "nothing happened", and not "unknown".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_went_while_nothing_happened_leaves_no_doubt() {
@@ -88,7 +89,7 @@ async fn a_database_that_went_while_nothing_happened_leaves_no_doubt() {
     let settings = [("DATABASE_URL", url.as_str()), ("REQUEST_TIMEOUT_MS", "1500")];
     with_database(database, &settings, async |app| {
         app.reserve(1).await.made();
-        // Longer than a connection is trusted.
+        // Longer than a connection is used without a check.
         tokio::time::sleep(Duration::from_millis(700)).await;
         proxy.set(Way::Closed);
         while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
@@ -100,8 +101,8 @@ async fn a_database_that_went_while_nothing_happened_leaves_no_doubt() {
     .await;
 }
 
-/// The server ends the session in the middle of a commit (57P01). Whether it was committed is not
-/// clear from that, and it is made once.
+/// The server ends the session in the middle of a commit (57P01). That does not say whether the
+/// commit succeeded; the booking is made once all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_is_ended_in_the_middle_of_a_commit_is_settled() {
     with_app(async |app| {
@@ -114,7 +115,7 @@ async fn a_session_that_is_ended_in_the_middle_of_a_commit_is_settled() {
             .expect("the lock");
         let mut watcher = app.database.connect().await;
         let mut booking = std::pin::pin!(app.reserve(3));
-        // Ends each session that waits for the lock, twice, and lets the third have it.
+        // Ends the session that waits for the lock, twice, and lets the third one have it.
         let mut ended = 0;
         while ended < 2 {
             tokio::select! {
@@ -131,7 +132,7 @@ async fn a_session_that_is_ended_in_the_middle_of_a_commit_is_settled() {
     .await;
 }
 
-/// Whether there was one.
+/// Ends sessions that wait for a lock; returns whether there were any.
 async fn end_the_one_that_waits(watcher: &mut PgConnection) -> bool {
     let ended: Vec<bool> = sqlx::query_scalar(
         "select pg_terminate_backend(pid) from pg_stat_activity
@@ -156,7 +157,7 @@ async fn a_start_waits_for_the_database() {
     let body = json!({"partnerId": "abc-corp", "seats": 1});
     let client = reqwest::Client::new();
     let answer = client.post(format!("{}/reservations", service.base)).json(&body).send().await;
-    // The proxy went with its task: from here on, the database is away for good.
+    // The proxy ended with its task: from here on, the database is away for good.
     drop(answer);
     let (code, log) = service.stop().await;
     assert_eq!(code, Some(0), "{log:?}");
@@ -165,7 +166,7 @@ async fn a_start_waits_for_the_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_a_database_gives_up() {
-    // One finds nobody there, the other somebody who does not answer.
+    // One command finds a closed port, the other a server that does not answer.
     let (_, closed, url) = behind_a_proxy().await;
     let mut serve = binary::command(&[], &[("DATABASE_URL", url.as_str()), ("PORT", "0")]);
     drop(closed);

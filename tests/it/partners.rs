@@ -1,4 +1,4 @@
-//! The traps that partners' integrations fall into, and the service does not.
+//! Pitfalls of partners' integrations, and how the service deals with them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ fn hold(seats: i32) -> Value {
     json!({"partnerId": "abc-corp", "seats": seats, "holdSeconds": 60})
 }
 
-/// The client's own time is over before the answer comes, again and again.
+/// The client's own time-out is over before the answer comes, again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_times_out_and_retries() {
     with_app(async |app| {
@@ -30,7 +30,7 @@ async fn a_client_times_out_and_retries() {
             let key = format!("order-{number}");
             let post = || client.post(&url).header("idempotency-key", &key).json(&hold(1));
             for micros in [100, 300, 1_000, 3_000] {
-                // What the first of them did, if anything, is not known.
+                // It is unknown what these attempts did, if anything.
                 let _ = post().timeout(Duration::from_micros(micros)).send().await;
             }
             Answer::of(post().send().await.expect("an answer")).await.made();
@@ -41,7 +41,7 @@ async fn a_client_times_out_and_retries() {
     .await;
 }
 
-/// The service was started anew in between, as it is for an update.
+/// The service is restarted in between, as for an update.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_retries_after_a_restart() {
     let database = TestDatabase::create().await;
@@ -86,7 +86,7 @@ async fn a_retry_has_a_changed_body() {
             let answer = app.post_with_key(path, "order-1", body).await;
             answer.problem(422, "idempotency_key_reused");
         }
-        // The same request in other words is the same request.
+        // The same request, written differently, is the same request.
         let same = r#" {"holdSeconds":60,"seats":2,"partnerId":"abc\u002dcorp"}"#;
         let headers = [("idempotency-key", "order-1")];
         let again = app.send(Method::POST, path, &headers, Some(same.into())).await;
@@ -100,7 +100,7 @@ async fn a_retry_has_a_changed_body() {
     .await;
 }
 
-/// A client that asks for something in a place where nobody looks is told so, and nothing is done.
+/// What a client asks for in a place that is not read is refused, and nothing is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_says_it_in_the_wrong_place() {
     with_app(async |app| {
@@ -140,7 +140,7 @@ async fn a_client_says_it_in_the_wrong_place() {
         assert_eq!(csv.problem(400, "validation_failed")["errors"][0]["field"], "limit");
         let event = app.get("/events/e").await.json();
         assert_eq!((&event["version"], &event["heldSeats"]), (&json!(1), &json!(3)));
-        // What says nothing is taken for nothing, and the original contract for what it was.
+        // An empty object is no body, and the original contract ignores parameters.
         let confirm = format!("{held}/confirm");
         assert_eq!(app.send(Method::POST, &confirm, &[], Some(" {} ".into())).await.status, 200);
         assert_eq!(app.get("/reservations?x=1").await.status, 200);
@@ -149,7 +149,7 @@ async fn a_client_says_it_in_the_wrong_place() {
     .await;
 }
 
-/// Another encoding than UTF-8 finds nothing, and nothing is what a client would take for an answer.
+/// With any encoding but UTF-8 a search would find nothing, which the client would take for the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_encodes_its_query_in_another_way() {
     with_app(async |app| {
@@ -173,7 +173,8 @@ async fn a_client_encodes_its_query_in_another_way() {
     .await;
 }
 
-/// And an exact replay shows it as it is, whatever became of it.
+/// A second confirmation changes nothing, and a replay of the booking shows the reservation as it
+/// is now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_confirmed_twice() {
     with_app(async |app| {
@@ -210,7 +211,8 @@ async fn a_hold_is_confirmed_twice() {
     .await;
 }
 
-/// Exactly one of the two has the seats: who confirms, or who books them next.
+/// Exactly one of the two gets the seats: the caller that confirms, or the one that books them
+/// next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_is_confirmed_just_as_it_expires() {
     let database = TestDatabase::create().await;
@@ -230,7 +232,7 @@ async fn a_hold_is_confirmed_just_as_it_expires() {
         let path = format!("/events/{id}/reservations");
         let held = post(&one.base, &path, hold(2)).await;
         let held = held.header("location").expect("a location").to_owned();
-        // So many milliseconds from now.
+        // The hold expires this many milliseconds from now.
         sqlx::query(
             "update reservations set hold_expires_at = clock_timestamp() + $2 * interval '1 ms'
               where event_id = $1",
@@ -242,7 +244,7 @@ async fn a_hold_is_confirmed_just_as_it_expires() {
         .expect("it runs");
         let confirm = async {
             let mut last = post(&one.base, &format!("{held}/confirm"), json!(null)).await;
-            // Late in every other round.
+            // A second, later attempt in every other round.
             for _ in 0..round % 2 {
                 last = post(&one.base, &format!("{held}/confirm"), json!(null)).await;
             }
@@ -295,7 +297,7 @@ async fn a_reservation_is_cancelled_twice() {
     .await;
 }
 
-/// What was there is listed once; what comes later is not in the way.
+/// Each reservation that existed before is listed once, and later ones do not get in the way.
 #[tokio::test(flavor = "multi_thread")]
 async fn reservations_are_listed_while_the_event_sells() {
     with_app(async |app| {
@@ -338,7 +340,7 @@ async fn reservations_are_listed_while_the_event_sells() {
     .await;
 }
 
-/// The clock of one machine is an hour ahead. Times are the database's all the same.
+/// The clock of one replica's machine is an hour ahead. Times are the database's all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_disagree_about_the_time() {
     let database = TestDatabase::create().await;
@@ -376,7 +378,7 @@ async fn two_replicas_disagree_about_the_time() {
             assert!((at("createdAt") - now).abs() < time::Duration::minutes(1), "{held}");
             assert_eq!(at("holdExpiresAt") - at("createdAt"), time::Duration::MINUTE, "{held}");
             versions.push(held["version"].as_i64().expect("a version"));
-            // Nobody's clock ends it early.
+            // Neither replica's clock ends the hold early.
             let id = held["reservationId"].as_str().expect("an id");
             let confirmed =
                 send(other, Method::POST, &format!("/reservations/{id}/confirm"), json!(null))

@@ -1,7 +1,7 @@
 //! How PostgreSQL runs the service's statements: as point accesses, however large the tables are.
 //!
-//! A session plans a statement once. Planned while the tables are empty, when to read all of them
-//! costs nothing, it must still not do that.
+//! A session plans a statement once. Even a plan that is made while the tables are empty, when
+//! reading all of them costs nothing, must not do that.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ fn statements() -> Vec<String> {
     queries.map(|query| query["query"].as_str().expect("a text").to_owned()).collect()
 }
 
-/// What an index is searched by in the plan, for each table that is read.
+/// Collects the index condition for each table that the plan reads.
 fn searched<'a>(node: &'a Value, found: &mut Vec<(&'a str, &'a str)>) {
     if let Some(table) = node["Relation Name"].as_str()
         && node["Node Type"] != "ModifyTable"
@@ -63,7 +63,7 @@ async fn every_statement_finds_its_rows_by_what_names_them() {
             let mut accesses = Vec::new();
             searched(&plan[0]["Plan"], &mut accesses);
             for (table, by) in accesses {
-                // What looks at everything does so page by page, in the order of a key.
+                // Statements that read everything do so page by page, in the order of a key.
                 let page = ["-- verify", "-- page_of", "-- oldest_of_page"]
                     .iter()
                     .any(|name| statement.starts_with(name));

@@ -44,7 +44,7 @@ async fn the_private_database_survives_everything() {
     let directory = TemporaryDirectory::new();
     let settings = [("DATA_DIR", directory.as_str())];
 
-    // Made on the first start, found on the second.
+    // The database is made on the first start, and found on the second.
     let service = Binary::serve(&settings).await;
     reserve(&service.base).await;
     let server = postmaster(directory.path());
@@ -54,7 +54,7 @@ async fn the_private_database_survives_everything() {
     assert_eq!(log.len(), 3, "one line at the start, two at the end: {log:?}");
     assert!(!is_listening(server), "it goes with the service");
 
-    // Found running after a crash of the service.
+    // The server is found running after a crash of the service.
     let service = Binary::serve(&settings).await;
     assert_eq!(reservation_count(&service.base).await, 1);
     let server = postmaster(directory.path());
@@ -65,14 +65,14 @@ async fn the_private_database_survives_everything() {
     assert_eq!(postmaster(directory.path()), server, "it is adopted, not started again");
     reserve(&service.base).await;
 
-    // One service to a directory.
+    // Only one service may use a directory.
     let second = command(&[], &settings).output().await.expect("it runs");
     assert_eq!(second.status.code(), Some(2), "{second:?}");
     let said = String::from_utf8(second.stderr).expect("text");
     assert!(said.contains("in use by another ticketboss"), "{said}");
     assert_eq!(postmaster(directory.path()), server);
 
-    // Recovered after a crash of both, and no server is left of the old ones.
+    // The data is recovered after a crash of both, and none of the old servers is left.
     service.signal(Signal::SIGKILL);
     kill(Pid::from_raw(server.0), Signal::SIGKILL).expect("it runs");
     service.ended().await;
@@ -81,7 +81,7 @@ async fn the_private_database_survives_everything() {
     assert_eq!(reservation_count(&service.base).await, 2);
     assert_eq!(service.stop().await.0, Some(0));
 
-    // Started again when it goes while the service is up.
+    // The server is restarted if it stops while the service is up.
     let service = Binary::serve(&settings).await;
     let server = postmaster(directory.path());
     kill(Pid::from_raw(server.0), Signal::SIGKILL).expect("it runs");
@@ -104,7 +104,7 @@ async fn the_private_database_survives_everything() {
     assert_eq!(code, Some(0), "{log:?}");
     assert!(log.iter().any(|line| line.contains("had gone, and runs again")), "{log:?}");
 
-    // A process id that now belongs to somebody else stops nothing.
+    // A process id that now belongs to another process prevents no start.
     let stale = format!(
         "{}\n{}/postgres/data\n0\n1\n\n127.0.0.1\n\nready\n",
         std::process::id(),
@@ -119,14 +119,14 @@ async fn the_private_database_survives_everything() {
     }
 }
 
-/// A stop that comes while the server is still being made leaves nothing running.
+/// A stop that comes while the database server is still being made leaves nothing running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_the_start_leaves_nothing_behind() {
     for step in ["ticketboss.lock", "postgres", "postgres/data", "postgres/data/postmaster.pid"] {
         let directory = TemporaryDirectory::new();
         let settings = [("DATA_DIR", directory.as_str()), ("PORT", "0")];
         let mut service = command(&[], &settings).spawn().expect("it runs");
-        // Signals are heeded from before the lock is taken.
+        // Signals are handled from before the lock is taken.
         let reached = async {
             while !directory.path().join(step).exists() {
                 tokio::task::yield_now().await;
@@ -182,7 +182,8 @@ async fn bad_settings_stop_the_start_with_one_line() {
         ("CORS_ORIGINS", "https://shop.example:443", "without the port where it is the usual one"),
     ];
     for (name, value, allowed) in cases {
-        // Were it taken, nothing of this machine's own would be touched.
+        // If the setting were accepted, the service would use this directory, not the machine's
+        // own.
         let directory = TemporaryDirectory::new();
         let settings = [("PORT", "0"), ("DATA_DIR", directory.as_str()), (name, value)];
         let output = command(&[], &settings).output().await.expect("it runs");
@@ -193,7 +194,7 @@ async fn bad_settings_stop_the_start_with_one_line() {
         assert!(!said.contains("secret"), "{said}");
         assert!(value.contains("secret") || said.contains(value), "{said}");
     }
-    // And what is not there.
+    // Settings that name what does not exist.
     let no_such_database = TestDatabase::create_empty().await.url + "_not";
     let cases = [
         ("PG_BIN_DIR", "/nowhere", "PG_BIN_DIR is /nowhere"),
@@ -228,7 +229,7 @@ async fn a_file_has_settings_that_the_environment_has_not() {
         assert!(said.contains(&format!("{name} in .env is no setting of ticketboss\n")), "{said}");
     }
     assert_eq!(said.matches("no setting").count(), 2, "{said}");
-    // The environment comes first.
+    // The environment takes precedence.
     let said = start(file, &[("WORKERS", "neither")]).await;
     assert!(said.contains("WORKERS is \"neither\""), "{said}");
 
@@ -286,7 +287,7 @@ async fn a_schema_that_is_too_old_is_refused_where_migrations_are_off() {
         let output = command(&["migrate"], &settings).output().await.expect("it runs");
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     }
-    // What a newer version has applied is no reason to refuse.
+    // A migration of a newer version is no reason to refuse.
     database
         .execute(
             "insert into _sqlx_migrations
@@ -317,13 +318,13 @@ async fn a_throwaway_database_lasts_as_long_as_its_command() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/command"));
 }
 
-/// However it ends.
+/// The database goes, however its owner ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throwaway_database_goes_when_its_owner_is_killed() {
     use tokio::io::{AsyncBufReadExt as _, BufReader};
     let script = "echo \"$DATABASE_URL\"; exec cat";
     let mut process = command(&["postgres", "--", "sh", "-c", script], &[]);
-    // Ends with its standard input, so that nothing of this test outlives it.
+    // The command ends with its standard input, so that nothing of this test outlives it.
     process.stdin(std::process::Stdio::piped());
     let mut child = process.spawn().expect("it runs");
     let stdout = child.stdout.take().expect("it is piped");
@@ -342,7 +343,7 @@ async fn a_throwaway_database_goes_when_its_owner_is_killed() {
     tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the directory goes");
 }
 
-/// A stop under load: everything that was taken in is answered, and what was answered is there.
+/// A stop under load: every accepted request is answered, and every acknowledged booking is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_answers_what_was_taken_in() {
     let database = TestDatabase::create().await;
@@ -356,7 +357,8 @@ async fn a_stop_answers_what_was_taken_in() {
             let client = Client::new();
             let body = json!({"partnerId": "abc-corp", "seats": 1});
             while let Ok(answer) = client.post(&url).json(&body).send().await {
-                // Either made, or turned away while stopping; never cut off after it was taken.
+                // Either made, or turned away because of the stop; never cut off after it was
+                // accepted.
                 let status = answer.status();
                 let answer: Value = answer.json().await.expect("a whole answer");
                 match status.as_u16() {

@@ -1,4 +1,4 @@
-//! What the README and the operators' page tell to type, as it stands.
+//! The commands of the README and of the operators' page, run exactly as they are written.
 
 use std::cell::Cell;
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use tokio::process::Command;
 use crate::support::binary::TemporaryDirectory;
 use crate::support::{TestApp, TestDatabase, postgres_programs, with_app, with_database};
 
-/// From this title to the next of its rank.
+/// The section from this title to the next one of the same level.
 fn section<'a>(page: &'a str, title: &str) -> &'a str {
     let (marks, _) = title.split_once(' ').expect("a title");
     let section = page.split(&format!("\n{title}\n")).nth(1).expect("the section");
@@ -35,7 +35,7 @@ fn session() -> Vec<(String, String)> {
     steps
 }
 
-/// Blanks out what differs each time: ids and times.
+/// Blanks out ids and times, which differ each time.
 fn without_accidents(text: &str) -> String {
     let mut parts: Vec<String> = Vec::new();
     for part in text.trim().split('"') {
@@ -81,7 +81,7 @@ fn told(title: &str) -> String {
     blocks.map(|block| block.split("```").next().expect("its end")).collect()
 }
 
-/// As `set -e` has it, with PostgreSQL's programs and ours.
+/// Runs a script under `sh -e`, with PostgreSQL's programs and ours on the path.
 async fn run(script: &str, directory: &Path, environment: &[(&str, &str)]) -> String {
     let ours = Path::new(env!("CARGO_BIN_EXE_ticketboss")).parent().expect("a directory").into();
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -95,7 +95,8 @@ async fn run(script: &str, directory: &Path, environment: &[(&str, &str)]) -> St
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// The same one each time.
+/// Sends the same order for a number each time. Returns the reservation's id, and whether it was
+/// replayed.
 async fn order(app: &TestApp, number: usize) -> (String, bool) {
     let body = json!({"partnerId": "abc-corp", "seats": 1, "holdSeconds": 3600});
     let (path, key) = ("/events/e/reservations", format!("order-{number}"));
@@ -118,7 +119,7 @@ async fn a_backup_is_made_and_restored_as_told() {
             while !backed_up.get() {
                 orders.push(order(app, orders.len()).await.0);
             }
-            // After it.
+            // One more, after the backup.
             orders.push(order(app, orders.len()).await.0);
         };
         let backing_up = async {

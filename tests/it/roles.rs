@@ -1,4 +1,4 @@
-//! The service on a database in which it may do little: the tables belong to another role.
+//! The service under a database role with few rights: the tables belong to another role.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -9,7 +9,8 @@ use crate::openapi::operations;
 use crate::support::binary::command;
 use crate::support::{TestDatabase, with_database};
 
-/// What `ops/grants.sql` lets the service do is all that it needs, and less than all.
+/// The rights in `ops/grants.sql` are all that the service needs, and do not include what it must
+/// not do.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_needs_few_rights() {
     let admin = TestDatabase::create_empty().await;
@@ -30,7 +31,7 @@ async fn the_service_needs_few_rights() {
     let grants = include_str!("../../ops/grants.sql");
     owned.execute(grants.replace("to ticketboss", &format!("to {role}"))).await;
 
-    // Everything that there is to call.
+    // Every endpoint works with these rights.
     let settings = [&KEYS[..], &[("MIGRATE_ON_START", "false")]].concat();
     with_database(limited, &settings, async |app| {
         let Holders { ours, operator, .. } = Holders::of(app).await;
@@ -44,7 +45,7 @@ async fn the_service_needs_few_rights() {
                 assert!(status.is_success(), "{method} {path}: {status}");
             }
         }
-        // And what happens by itself.
+        // So does the sweeper, which nobody calls.
         admin
             .execute("update reservations set hold_expires_at = now() where status = 'held'")
             .await;

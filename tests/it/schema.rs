@@ -1,4 +1,4 @@
-//! Past the service: the schema itself refuses what must never be stored.
+//! Writes that bypass the service: the schema itself refuses what must never be stored.
 
 use sqlx::raw_sql;
 
@@ -21,7 +21,7 @@ insert into keys (id, secret_sha256, name, scope)
      values ('0123456789abcdef', sha256('secret'), 'n', 'operator');
 ";
 
-/// Makes an event with this id and so many seats.
+/// Makes an event with this id and this many seats.
 macro_rules! made {
     ($id:literal, $seats:literal) => {
         concat!(
@@ -204,7 +204,8 @@ async fn each_constraint_refuses_what_it_must() {
     database.audit().await;
 }
 
-/// The other direction: no constraint without a statement that shows it at work, be it a trigger's.
+/// The other direction: each constraint, a trigger's included, has a statement that shows it at
+/// work.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_constraint_is_left_out() {
     let database = TestDatabase::create().await;
@@ -267,7 +268,7 @@ async fn required_columns_are_required() {
     assert_eq!(nullable, expected);
 }
 
-/// The audit that ends the other tests can fail: each of these is seen.
+/// The audit with which the other tests end can fail: it detects each of these kinds of damage.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_sees_each_kind_of_damage() {
     let damages = [

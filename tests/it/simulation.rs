@@ -1,12 +1,13 @@
-//! Deterministic simulation: the engine as it is, on a database, a network, clients and a clock
-//! that one seed decides.
+//! Deterministic simulation: the real engine, on a database, a network, clients and a clock that
+//! are all decided by one seed.
 //!
 //! Some replicas serve some clients, while connections break at every possible moment, statements
-//! land late, the server restarts, loses its standby or is replaced by it, and replicas are
-//! killed. [`crate::auditor`] judges what the clients were told. One thread runs it all and time is
-//! paused, so a seed replays exactly.
+//! land late, the server restarts, loses its standby or is replaced by it, and replicas are killed.
+//! [`crate::auditor`] judges what the clients were told. Everything runs on one thread with time
+//! paused, so that a seed replays exactly.
 //!
-//! `make simulate SEEDS=100000` runs many from a fresh start, `make simulate SEED=7` shows one.
+//! `make simulate SEEDS=100000` runs many seeds from a new start each time, `make simulate SEED=7`
+//! shows one.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -40,13 +41,13 @@ use network::{Network, Remote, Weather};
 use server::Server;
 use trace::{Trace, What};
 
-/// What a request is given.
+/// The time-out of a request.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// Of the database's clock, in microseconds.
+/// One second of the database's clock, in microseconds.
 const SECOND: i64 = 1_000_000;
 /// A partner whose rows the database refuses.
 const CULPRIT: &str = "culprit";
-/// In every run of the tests.
+/// How many seeds each run of the tests simulates.
 const SEEDS: u64 = 10_000;
 
 /// Seeds that failed once, with what they found.
@@ -89,7 +90,7 @@ fn a_seed_replays_exactly() {
     }
 }
 
-/// Each of them is given to somebody in a run of the tests.
+/// Each of these answers must be given to some client in a run of the tests.
 const ANSWERS: &[&str] = &[
     "Reserved",
     "Replayed",
@@ -118,7 +119,7 @@ const ANSWERS: &[&str] = &[
     "Unknown",
 ];
 
-/// On all cores, up to the first failure. How often each answer was given.
+/// Runs the seeds on all cores, up to the first failure. Returns how often each answer was given.
 fn run_all(seeds: std::ops::Range<u64>) -> BTreeMap<&'static str, usize> {
     let seen = Mutex::new(BTreeMap::new());
     let next = AtomicU64::new(seeds.start);
@@ -170,7 +171,7 @@ fn report(seed: u64, wrong: &[String]) -> String {
 }
 
 /// Everything that a seed decides about a run beforehand. Each run has its own mix: what is rare in
-/// one is the rule in another.
+/// one run is the rule in another.
 struct Scenario {
     seats: i32,
     /// When the event's sales end.
@@ -229,7 +230,7 @@ impl Scenario {
     }
 }
 
-/// Runs a seed: everything that happened, and what is wrong with it.
+/// Runs a seed. Returns everything that happened, and what is wrong with it.
 fn run(seed: u64) -> (Trace, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -292,7 +293,7 @@ fn start_replica(network: &Arc<Network>) -> Replica {
     }
 }
 
-/// Storms, and what befalls more than one statement.
+/// Storms, and faults that affect more than one statement.
 async fn disasters(network: Arc<Network>, crowd: Arc<Crowd>, storm: Weather, count: usize) {
     let dice = &network.dice;
     let tell = |what: String| network.trace.add(What::Happened(what));
@@ -346,11 +347,11 @@ async fn disasters(network: Arc<Network>, crowd: Arc<Crowd>, storm: Weather, cou
     sleep(dice.pause(3_000)).await;
 }
 
-/// The weather is good again, and the service has to be, too.
+/// The weather is good again, and the service has to recover.
 async fn recover(network: &Network, crowd: &Crowd) {
     *network.weather.lock().expect("no panic under the lock") = Weather::CALM;
     network.trace.add(What::Happened("all is well again".into()));
-    // Beyond what the latest statement needs to land, and the longest wait to end.
+    // Long enough for the latest statement to land, and for the longest wait to end.
     sleep(TIMEOUT * 4).await;
     let unsettled = crowd.calls().into_iter().map(|call| call.request);
     let keyed: BTreeMap<_, Request> = unsettled

@@ -1,5 +1,5 @@
-//! The two stores that batches are committed to, held to the same rules: what the batcher is shown
-//! to do on the simulated one, it does on the real one.
+//! The two stores to which batches are committed, checked against the same rules: what tests show
+//! of the batcher on the simulated store then also holds on the real one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,8 +49,9 @@ async fn both_stores_keep_the_same_rules() {
     database.audit().await;
 }
 
-/// Migration 6 changed the types of columns, which statements that are prepared already do not
-/// survive. A replica that runs meanwhile has to, whether its sessions are ended or not.
+/// Migration 6 changed the types of columns, which invalidates statements that are already
+/// prepared. A replica that runs meanwhile has to survive that, whether or not its sessions are
+/// ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_go_on_across_a_migration_that_changes_types() {
     let database = TestDatabase::create().await;
@@ -79,7 +80,7 @@ async fn commits_go_on_across_a_migration_that_changes_types() {
         .await;
     let batch = insert(&event, 2, 1, None);
     let after = match store.commit(&batch, until).await {
-        // Its session was ended. Sent again, it is settled.
+        // Its session was ended. Resending the batch settles it.
         Err(CommitError::Unknown(_)) => store.commit(&batch, until).await,
         other => other,
     };
@@ -87,7 +88,7 @@ async fn commits_go_on_across_a_migration_that_changes_types() {
     database.audit().await;
 }
 
-/// What each kind of failure says about a commit, whatever it says of itself.
+/// A failure means for a commit what its SQLSTATE says, whatever its message.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_means_what_its_sqlstate_says() {
     let database = TestDatabase::create().await;
@@ -139,7 +140,8 @@ async fn a_failure_means_what_its_sqlstate_says() {
     }
 }
 
-/// What a partner has is read where a command needs it, and counts what has not ended.
+/// A partner's usage is read if a command needs it, and counts the reservations that have not
+/// ended.
 async fn limit_rules<S: Store>(store: &S, event: &EventId) {
     let until = Instant::now() + TIMEOUT;
     let hold = |base, seats, end| {
@@ -175,7 +177,7 @@ async fn limit_rules<S: Store>(store: &S, event: &EventId) {
     };
     let used = async |commands: &[&Command]| {
         let (event, used) = read(commands, None).await;
-        // What nobody knows is read, and so is what was known of another version.
+        // Usage that is not known is read, and so is usage that is known of another version.
         let nobody = UsageByPartner::default();
         let before = Before { event: &event, usage: &nobody };
         assert_eq!(read(commands, Some(before)).await.1, used);
@@ -193,7 +195,7 @@ async fn limit_rules<S: Store>(store: &S, event: &EventId) {
     let (_, no_hold) = used(&[&booking("abc-corp")]).await;
     let of = |name: &str, used: (i64, i64)| (name.to_owned(), used);
     match limit {
-        // A booking needs nothing to be known there, and nothing is said to be known.
+        // Without a limit on seats, a booking needs no usage, and none is reported.
         None => {
             assert_eq!(both, BTreeMap::from([of("other", (0, 0))]));
             assert_eq!(one, BTreeMap::from([of("abc-corp", (2, 1))]));
@@ -224,20 +226,20 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
     assert_eq!(store.batch_at(event, 1, until).await.expect("it answers"), Some(first.id));
     assert_eq!(store.batch_at(event, 2, until).await.expect("it answers"), None);
 
-    // Sent again, it matches nothing.
+    // Resent, it matches no row.
     let again = store.commit(&first, until).await;
     assert!(matches!(again, Ok(Commit::VersionMoved)), "{again:?}");
-    // More than is left matches nothing, either.
+    // A batch that takes more seats than are left matches no row, either.
     let mut too_many = insert(event, 1, 8, None);
     too_many.net_seats = 8;
     let refused = store.commit(&too_many, until).await;
     assert!(matches!(refused, Ok(Commit::VersionMoved)), "{refused:?}");
-    // A key that is taken fails all of it.
+    // A taken key fails the whole batch.
     let taken = store.commit(&insert(event, 1, 1, Some("order-1")), until).await;
     assert!(matches!(taken, Err(CommitError::KeyTaken)), "{taken:?}");
     store.fence(event, until).await.expect("it answers");
 
-    // What is named is found, by id and by key.
+    // The reservations that commands name are found, by id and by key.
     let made = &first.changes[0].reservation;
     let cancel = alter(made.id, Action::Cancel);
     let retry = reserve_as("abc-corp", 3, Some("order-1"));
@@ -252,7 +254,7 @@ async fn store_rules<S: Store>(store: &S, event: &EventId) {
         assert!(verdict.starts_with("Accepted"), "{verdict}");
     }
 
-    // A row that is not at its previous version fails the statement, seats and all.
+    // A row that is not at its previous version fails the whole statement, the seats included.
     let stale = store.commit(&cancel_of(made, event, 1, 7), until).await;
     assert!(matches!(stale, Err(CommitError::BadRow(_))), "{stale:?}");
     assert_eq!(committed(store.commit(&cancel_of(made, event, 1, 1), until).await), (2, 10, 0));

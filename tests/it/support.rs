@@ -1,4 +1,4 @@
-//! A database of its own for each test, the real server on it, and an audit at the end.
+//! Each test has a database of its own, the real server on it, and an audit at the end.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -25,7 +25,7 @@ pub mod workshop;
 
 pub const DEFAULT_EVENT: &str = "node-meetup-2025";
 
-/// Far above what anything takes: it ends what would never end.
+/// Far longer than anything takes: it ends waits that would never end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The server that all tests share. It goes away with the process.
@@ -37,12 +37,12 @@ fn cluster() -> &'static ThrowawayPostgres {
     })
 }
 
-/// The directory of `psql` and the like.
+/// The directory of `psql` and PostgreSQL's other programs.
 pub fn postgres_programs() -> PathBuf {
     cluster().binary("psql").parent().expect("it is in a directory").to_owned()
 }
 
-/// A database of a test's own, with the schema in it.
+/// A database that belongs to one test, with the schema in it.
 pub struct TestDatabase {
     pub url: String,
     pub options: PgConnectOptions,
@@ -73,7 +73,7 @@ impl TestDatabase {
         self.options.connect().await.expect("the database is there")
     }
 
-    /// Runs statements that the test itself is sure of.
+    /// Runs statements that the test itself knows to be safe.
     pub async fn execute(&self, sql: impl Into<String>) {
         let sql = AssertSqlSafe(sql.into());
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("statements run");
@@ -99,7 +99,7 @@ impl TestDatabase {
         .expect("an event can be made");
     }
 
-    /// What is wrong with the data by the statement of the tests, and by `ticketboss verify`.
+    /// What is wrong with the data, by the audit statement of the tests and by `ticketboss verify`.
     pub async fn problems(&self) -> (Vec<String>, Vec<String>) {
         let by_statement = sqlx::query_scalar(include_str!("../audit.sql"))
             .fetch_all(&mut self.connect().await)
@@ -111,7 +111,7 @@ impl TestDatabase {
         (by_statement, by_verify)
     }
 
-    /// Fails with a list of what is wrong, if anything is.
+    /// Fails with a list of all problems, if there are any.
     pub async fn audit(&self) {
         let (by_statement, by_verify) = self.problems().await;
         let problems = [by_statement, by_verify].concat();
@@ -137,7 +137,7 @@ pub async fn with_settings(settings: &[(&str, &str)], test: impl AsyncFnOnce(&Te
     with_database(TestDatabase::create_empty().await, settings, test).await;
 }
 
-/// The same, on this database; it may be reached by another `DATABASE_URL` than its own.
+/// The same, on this database; `settings` may have another `DATABASE_URL` that leads to it.
 pub async fn with_database(
     database: TestDatabase,
     settings: &[(&str, &str)],
@@ -159,7 +159,7 @@ impl TestApp {
         Self { database, base, client: Client::new(), server }
     }
 
-    /// Makes a key as it is made at the command line.
+    /// Makes an access key as the command line does.
     pub async fn key(&self, scope: Scope) -> (KeyId, String) {
         let name = KeyName::parse("a test").expect("a name");
         let made = keys::make(&config(&self.database, &[]), name, scope, None).await;
@@ -167,7 +167,7 @@ impl TestApp {
         (key.id, text)
     }
 
-    /// Sends a request with a key, and a body if it is one.
+    /// Sends a request with an access key, and with the body unless that is null.
     pub async fn send_as(&self, key: &str, method: Method, path: &str, body: Value) -> Answer {
         let authorization = format!("Bearer {key}");
         let headers = [("authorization", authorization.as_str()), ("if-match", "*")];
@@ -196,13 +196,13 @@ impl TestApp {
         self.send(Method::PATCH, path, &headers, Some(body.to_string())).await
     }
 
-    /// Makes an event with so many seats.
+    /// Makes an event with this many seats.
     pub async fn make_event(&self, id: &str, seats: i32) {
         let event = json!({"eventId": id, "name": id, "totalSeats": seats});
         assert_eq!(self.post("/events", event).await.status, 201);
     }
 
-    /// The path of a reservation that this makes in an event.
+    /// Makes a reservation in an event, and returns its path.
     pub async fn made_in(&self, event: &str, body: Value) -> String {
         let answer = self.post(&format!("/events/{event}/reservations"), body).await;
         answer.made();
@@ -221,7 +221,7 @@ impl TestApp {
         self.post("/reservations", json!({"partnerId": "abc-corp", "seats": seats})).await
     }
 
-    /// Posts what may be no text.
+    /// Posts bytes that need not be text.
     pub async fn post_bytes(&self, path: &str, body: Vec<u8>) -> Answer {
         let request = self.client.post(format!("{}{path}", self.base));
         let request = request.header("content-type", "application/json").body(body);
@@ -310,12 +310,12 @@ impl Answer {
     }
 }
 
-/// A partner id that is one.
+/// A partner id; the name must be a valid one.
 pub fn partner(name: &str) -> PartnerId {
     PartnerId::parse(name).expect("a partner id")
 }
 
-/// A booking with an id of its own.
+/// A booking with a new reservation id.
 pub fn reserve_as(name: &str, seats: i32, key: Option<&str>) -> Command {
     let seats = SeatCount::new(seats.into()).expect("a seat count");
     let id = ReservationId(Uuid::now_v7());
@@ -330,14 +330,14 @@ pub fn reserve_as(name: &str, seats: i32, key: Option<&str>) -> Command {
     })
 }
 
-/// The same command, of a partner that may have so many holds.
+/// The same command, by a partner that may have this many open holds.
 pub fn limited(command: Command, open_holds_max: u32) -> Command {
     let Command::Reserve(reserve) = command else { return command };
     let by = Caller::Partner(reserve.partner_id.clone());
     Command::Reserve(Reserve { by, limits: Some(PartnerLimits { open_holds_max }), ..reserve })
 }
 
-/// What is done to a reservation, at whatever version it is.
+/// A change of a reservation, whatever its version.
 pub fn alter(id: ReservationId, action: Action) -> Command {
     Command::Alter(Alter { id, action, precondition: Precondition::Any, by: Caller::Anybody })
 }

@@ -1,4 +1,4 @@
-//! `ticketboss verify`: sees what is wrong, and nothing else.
+//! `ticketboss verify` detects what is wrong, and reports nothing else.
 
 use std::cell::Cell;
 
@@ -35,8 +35,8 @@ insert into journal (event_id, version, at, batch_id, change_count,
 values ('e', 7, now(), gen_random_uuid(), 0, '{}', '{}', '{}', '{}', '{\"totalSeats\": 12}');
 ";
 
-/// Damage, by what it is. Each is seen by `verify`, and, but for an event that is gone, by the
-/// statement of the tests, too.
+/// Kinds of damage, by name. Each is detected by `verify`, and, except for an event that is gone,
+/// by the audit statement of the tests, too.
 const DAMAGE: &[(&str, &str)] = &[
     ("a seat is stranded", "update events set available_seats = 4 where id = 'e'"),
     ("a seat is there twice", "update events set available_seats = 6 where id = 'e'"),
@@ -128,7 +128,7 @@ async fn each_kind_of_damage_is_seen() {
     }
 }
 
-/// While seats are booked and given back, all the time.
+/// `verify` runs while seats are booked and given back all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_meanwhile_is_no_damage() {
     with_app(async |app| {
@@ -185,7 +185,7 @@ async fn the_command_says_what_is_wrong() {
     assert_eq!(verify().await, (Some(1), String::new()));
 }
 
-/// The database of a service that runs with a private PostgreSQL is looked at as it is.
+/// The private database of a running service is verified as it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_works_beside_a_service_with_a_private_database() {
     let directory = binary::TemporaryDirectory::new();
@@ -195,7 +195,7 @@ async fn the_command_works_beside_a_service_with_a_private_database() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     };
-    // Nothing is made where there is nothing.
+    // The command makes no database where there is none.
     let nothing = binary::command(&["verify"], &environment).output().await.expect("it runs");
     assert_eq!(nothing.status.code(), Some(2), "{nothing:?}");
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("there is no database in DATA_DIR"));
@@ -207,6 +207,6 @@ async fn the_command_works_beside_a_service_with_a_private_database() {
     assert_eq!(verify().await, "1 event, 1 version, 1 reservation: nothing is wrong\n");
     let (code, log) = service.stop().await;
     assert_eq!(code, Some(0), "{log:?}");
-    // And when it does not run.
+    // The command also works while the service is stopped.
     assert_eq!(verify().await, "1 event, 1 version, 1 reservation: nothing is wrong\n");
 }

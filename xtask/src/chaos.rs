@@ -1,4 +1,4 @@
-//! The long form of the fault tests: each fault many times, and a table of what was seen.
+//! The long form of the fault tests: each fault many times, and a table of the results.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,7 +13,7 @@ const HEAD: &str = "\
 |---|---|---|---|---|---|---|
 ";
 
-/// Once a fault is over, the service is back in this time.
+/// Once a fault is over, the service must serve again within this time.
 const BACK_MAX_MS: u64 = 5_000;
 
 pub fn chaos(root: &Path, rounds: &str) -> Result<String, Box<dyn Error>> {
@@ -25,7 +25,7 @@ pub fn chaos(root: &Path, rounds: &str) -> Result<String, Box<dyn Error>> {
     cargo.current_dir(root).args(["test", "--locked", "--test", "it", "chaos::"]);
     succeed(cargo.env("CHAOS_ROUNDS", rounds).env("CHAOS_TABLE", &rows))?;
 
-    // A scenario that sets its stage anew for each fault has a row for each.
+    // A scenario that sets up a new stage for each fault writes a row for each.
     let mut seen: BTreeMap<String, [u64; 6]> = BTreeMap::new();
     for row in fs::read_to_string(rows)?.lines() {
         let mut cells = row.trim_matches('|').split('|').map(str::trim);

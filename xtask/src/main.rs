@@ -1,5 +1,5 @@
-//! What the project does to itself. A program of its own, because the service does not compile
-//! before `sqlx-data.json` is right.
+//! The project's maintenance tasks. They are a program of their own because the service does not
+//! compile before `sqlx-data.json` is right.
 
 use std::env;
 use std::error::Error;

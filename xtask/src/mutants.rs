@@ -18,15 +18,15 @@ mod rules;
 
 use rules::Rule;
 
-/// How the page names who writes the table.
+/// The command that the page names as the writer of the table.
 const COMMAND: &str = "make mutants";
-/// Far above what the tests take. A mutant that makes them wait for ever is noticed, too.
+/// Far longer than the tests take. A mutant that makes them wait for ever is noticed, too.
 const TESTS_MAX: Duration = Duration::from_secs(900);
-/// Once a test has failed, the others get so long to end.
+/// Once a test has failed, the others have this long to end.
 const OTHERS_MAX: Duration = Duration::from_secs(20);
 /// The tests that need no database come first: mostly one of them notices.
 const FAST: &[&str] = &["--lib", "--test", "it"];
-/// Killed halfway, these would leave a server that stands still, or a disk.
+/// Killed halfway, these tests would leave a suspended server or a mounted disk behind.
 const SKIPPED: &[&str] = &["--skip", "the_database_stands_still", "--skip", "the_disk_is_full"];
 const FAST_FILTER: &[&str] = &[
     "decide",
@@ -40,7 +40,7 @@ const FAST_FILTER: &[&str] = &[
     "changes",
 ];
 
-/// Breaks the rules that have one of the words in their name, or all.
+/// Breaks the rules that have one of the words in their name, or all rules if there are no words.
 pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<dyn Error>> {
     check(root)?;
     let work = Work::copy(root)?;
@@ -69,7 +69,7 @@ pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<d
             missed.push(rule.name);
         }
         if write {
-            // At once: a run that is broken off leaves what it has found.
+            // At once, so that a run that is interrupted leaves what it has found.
             let table = with_row(&page::read(root, COMMAND)?, rule, &noticed);
             page::write(root, COMMAND, &table)?;
         }
@@ -81,7 +81,7 @@ pub fn mutants(root: &Path, words: &[&str], write: bool) -> Result<String, Box<d
     }
 }
 
-/// Says whether each rule is still written where it is to be broken.
+/// Checks that what each rule replaces is still in the source.
 pub fn check(root: &Path) -> Result<String, Box<dyn Error>> {
     let mut count = 0;
     for rule in rules::all() {
@@ -97,7 +97,7 @@ struct Broken {
     after: String,
 }
 
-/// All files that a rule breaks, in `folder`. What it replaces has to stand there once.
+/// All files that a rule breaks, in `folder`. The text that it replaces must occur there once.
 fn broken(folder: &Path, rule: &Rule) -> Result<BTreeMap<PathBuf, Broken>, Box<dyn Error>> {
     let mut files = BTreeMap::new();
     for (file, old, new) in rule.edits {
@@ -118,7 +118,7 @@ fn broken(folder: &Path, rule: &Rule) -> Result<BTreeMap<PathBuf, Broken>, Box<d
     Ok(files)
 }
 
-/// The table with a new row for this rule, in the order of the rules. The others keep theirs.
+/// The table with a new row for this rule, in the order of the rules. The others keep their rows.
 fn with_row(table: &str, rule: &Rule, noticed: &BTreeSet<String>) -> String {
     let mut new = String::from("| broken rule | noticed by |\n|---|---|\n");
     for other in rules::all() {
@@ -143,7 +143,7 @@ fn join(tests: &BTreeSet<String>) -> String {
     tests.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// Two tests and how many more.
+/// Names two tests, and says how many more there are.
 fn shorten(noticed: &BTreeSet<String>) -> String {
     let named: Vec<String> = noticed.iter().take(2).map(|test| format!("`{test}`")).collect();
     match noticed.len().saturating_sub(2) {
@@ -202,10 +202,10 @@ impl Work {
         if fast.is_empty() { self.test(rule.name, &[]) } else { Ok(fast) }
     }
 
-    /// The tests that fail.
+    /// Runs the tests, and returns those that fail.
     fn test(&self, name: &str, filter: &[&str]) -> Result<BTreeSet<String>, Box<dyn Error>> {
         let log = self.folder.with_extension("log");
-        // Not part of the tests' time.
+        // Compiling is not part of the tests' time.
         let mut build = self.cargo(&["test", "--no-run"]);
         succeed(build.args(FAST).stdout(Stdio::null()).stderr(Stdio::null()))
             .map_err(|failure| format!("{name}: it does not compile: {failure}"))?;
@@ -227,7 +227,7 @@ impl Work {
                 break status;
             }
             if Instant::now() > by {
-                // With the tests that it has started.
+                // Together with the tests that cargo has started.
                 killpg(Pid::from_raw(i32::try_from(running.id())?), Signal::SIGKILL)?;
                 running.wait()?;
                 break None;
@@ -246,7 +246,8 @@ impl Work {
 
     fn cargo(&self, arguments: &[&str]) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // What the outer cargo says of this program would rebuild dependencies that look at it.
+        // The variables that the outer cargo sets for this program would rebuild dependencies that
+        // read them.
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
                 cargo.env_remove(name);

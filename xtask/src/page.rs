@@ -1,4 +1,4 @@
-//! The parts of a page that commands write.
+//! The parts of docs/reliability.md that commands write.
 
 use std::error::Error;
 use std::fs;
@@ -18,14 +18,14 @@ fn parts<'a>(page: &'a str, command: &str) -> Result<[&'a str; 3], String> {
     Ok([&page[..written], &page[written..after], &page[after..]])
 }
 
-/// What stands between the marks of `command` in docs/reliability.md.
+/// The text between the marks of `command` in docs/reliability.md.
 pub fn read(root: &Path, command: &str) -> Result<String, Box<dyn Error>> {
     let page = fs::read_to_string(page(root))?;
     let [_, written, _] = parts(&page, command)?;
     Ok(written.to_owned())
 }
 
-/// Replaces it.
+/// Replaces that text.
 pub fn write(root: &Path, command: &str, text: &str) -> Result<(), Box<dyn Error>> {
     let old = fs::read_to_string(page(root))?;
     let [before, _, after] = parts(&old, command)?;

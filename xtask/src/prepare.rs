@@ -1,4 +1,4 @@
-//! `sqlx-data.json`, anew from the queries in the source and the schema in `migrations`.
+//! Generates `sqlx-data.json` from the queries in the source and the schema in `migrations`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -56,10 +56,11 @@ fn migrate(root: &Path, database: &ThrowawayPostgres) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-/// Compiles every target, so that each macro asks the database and writes what it was told.
+/// Compiles every target, so that each macro asks the database and writes the answer into `folder`.
 fn compile(root: &Path, url: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What the outer cargo says of this program would rebuild dependencies that look at it.
+    // The variables that the outer cargo sets for this program would rebuild dependencies that read
+    // them.
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_") && name != "CARGO_HOME" {
             cargo.env_remove(name);

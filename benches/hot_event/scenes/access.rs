@@ -18,7 +18,7 @@ pub const RATED: &str =
 
 const PARTNERS: usize = 1_000;
 const KEYS: (&str, &str) = ("ACCESS_CONTROL", "keys");
-/// So many that the rate limits nobody.
+/// So high that the rate limits nobody.
 const NO_RATE: [(&str, &str); 2] =
     [("PARTNER_REQUESTS_PER_S", "1000000"), ("PARTNER_REQUESTS_BURST", "1000000")];
 const SMALL_RATE: f64 = 300.0;
@@ -26,7 +26,7 @@ const SMALL_CONNECTIONS: usize = 64;
 const FLOOD_CONNECTIONS: usize = 2_000;
 const LIST_CONNECTIONS: usize = 300;
 const LIST: usize = 100;
-/// To open its connections, and to fill the mailbox.
+/// Time for the flood to open its connections and to fill the mailbox.
 const FLOOD_START: Duration = Duration::from_millis(1_500);
 
 impl Bench<'_> {
@@ -62,7 +62,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Books for a small partner, at a fixed rate; beside a flood of another's, or alone.
+    /// Books for a small partner at a fixed rate, beside another partner's flood or alone.
     fn small(&mut self, what: &str, stage: &Stage<'_>, keys: &[String], flood: Option<usize>) {
         let events = stage.database.events(1, SEATS);
         let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };

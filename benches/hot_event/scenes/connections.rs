@@ -1,5 +1,5 @@
-//! Scenes 8 and 9: many connections that book nothing, idle ones, bad ones, and streams, and what they
-//! take from those that do.
+//! Scenes 8 and 9: many connections that book nothing (idle ones, hostile ones, streams), and what
+//! they cost the connections that book.
 
 use std::time::{Duration, Instant};
 
@@ -22,17 +22,17 @@ pub const LAG_HOT: &str = "one event, 1 stream open: until it has them";
 
 const STREAMS: usize = 1_000;
 const QUIET_RATE: f64 = 20.0;
-/// Until the process that follows has its first stream.
+/// Time for the follower process to open its first stream.
 const FOLLOWERS_START: Duration = Duration::from_millis(300);
-/// To open them, and to see what has dropped out.
+/// Time to open all streams, and to see which of them drop out.
 const STREAMS_SETTLE: Duration = Duration::from_secs(3);
 const OPEN_CONNECTIONS: usize = 5_000;
 const MANY_CONNECTIONS: usize = 10_000;
-/// As many as the usual tools for slow requests open.
+/// As many as the usual tools for slow-request attacks open.
 const HOSTILE_CONNECTIONS: usize = 1_000;
-/// Until they are open.
+/// Time until the hostile connections are open.
 const HOSTILE_START: Duration = Duration::from_secs(2);
-/// And until the idle ones beside them are open, too.
+/// Further time until the idle connections beside them are open, too.
 const IDLE_START_MAX: Duration = Duration::from_secs(5);
 
 impl Bench<'_> {
@@ -48,8 +48,8 @@ impl Bench<'_> {
             let idle = ran.map(|_| Sample { resident, ..Sample::default() });
             self.results.add(8, IDLE, 0, idle);
 
-            // Beside so many that are idle, and so many that mean no good: in this order, since they
-            // cost memory that is not given back at once.
+            // The numbers of idle and of hostile connections beside the busy ones. The many come
+            // after the few, since connections cost memory that is not given back at once.
             let few = [(ALONE_64, 0, 0), (BUSY_64, OPEN_CONNECTIONS - 64, 0)];
             let many = [
                 (BESIDE_IDLE, MANY_CONNECTIONS, 0),
@@ -115,8 +115,8 @@ impl Bench<'_> {
         self.audit(9, &stage.database);
     }
 
-    /// Books a new event at the stage's server while it is followed at `server`. The latency is that
-    /// of the bookings, or of the stream.
+    /// Books a new event through the stage's server while `server` streams it. The latency is that
+    /// of the bookings, or, if `is_lag`, that of the stream.
     fn followed(
         &mut self,
         stage: &Stage<'_>,
@@ -141,7 +141,8 @@ impl Bench<'_> {
             time: time + Duration::from_millis(200),
         };
         let following = lab::follow(&following).expect("a process can be started");
-        // It is there before the first booking: the streams are opened while there are none.
+        // The followers start before the first booking, so that the streams are opened while there
+        // are none.
         std::thread::sleep(FOLLOWERS_START);
         let (resident, tally) =
             stage.server.resident_during(|| checked(&plan, Some((&stage.database, &events, 0))));

@@ -1,4 +1,4 @@
-//! At which version an answer was true.
+//! Finds the version at which an answer was true.
 
 use std::ops::RangeInclusive;
 
@@ -35,7 +35,7 @@ impl History {
     ) -> Option<i64> {
         let newest = *versions.end();
         let known = self.of_key(booking);
-        // A key that is known wins over every other answer.
+        // A known key takes precedence over every other answer.
         let new_at = |version: i64| known.is_none_or(|(_, made)| made > version);
         let fits = |version: i64| booking.at_version.is_none_or(|wanted| wanted == version);
         let seats: i32 = booking.items.iter().map(|item| item.seats).sum();
@@ -56,8 +56,8 @@ impl History {
             }
             Answer::InsufficientSeats { available } => versions.find(|version| {
                 let event = &self.event[*version as usize];
-                // What is left between two bookings of the next version was left only if that
-                // version was on its way.
+                // The levels between two bookings of the next version are possible only if that
+                // version was already on its way.
                 let there = if *version < newest { event.levels.len() } else { 1 };
                 let due = self.due(*version, call.between);
                 let mut left = event.levels[..there]
@@ -84,8 +84,8 @@ impl History {
         }
     }
 
-    /// Whether a partner could have so much at a version that a booking was too much. What the next
-    /// version gave it may have come before, in the same batch.
+    /// Whether a partner's usage at a version can have been so high that the booking exceeded a
+    /// limit. What the next version granted the partner may have come first, in the same batch.
     fn is_over(
         &self,
         call: &Call,
@@ -117,7 +117,7 @@ impl History {
         }
     }
 
-    /// Whether that is how they are at a version.
+    /// Whether the reservations at this version are as they were shown.
     fn show(&self, items: &[Item], shown: &[Shown], version: i64) -> bool {
         let at = |id: Uuid| self.lives.get(&id).and_then(|life| life.at(version));
         items.len() == shown.len()
@@ -222,12 +222,12 @@ impl History {
     }
 }
 
-/// What was there already when the call was made, it did not make.
+/// Whether a call can have made this version: not if the version existed before the call.
 fn meanwhile(versions: &RangeInclusive<i64>, made: i64) -> bool {
     made > *versions.start() && made <= *versions.end()
 }
 
-/// Whether a retry asks for what was asked for first.
+/// Whether a retry asks for the same as the first request.
 fn same(first: &Booking, again: &Booking) -> bool {
     let what = |booking: &Booking| {
         booking.items.iter().map(|item| (item.seats, item.hold)).collect::<Vec<_>>()

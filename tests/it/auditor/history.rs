@@ -1,4 +1,4 @@
-//! What the journal says, told another way: what was there at each version.
+//! The journal, replayed: the event and its reservations at each version.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,11 +9,11 @@ use super::{
     ShownEvent, Start, Status, Time, Version,
 };
 
-/// However often it is extended, a hold ends so long after it was made.
+/// However often a hold is extended, it ends at most this long after it was made.
 const HOLD_LIFE_MAX: Time = 7 * 86_400 * 1_000_000;
 
 pub struct History {
-    /// By version, from 0.
+    /// Indexed by version, from 0.
     pub event: Vec<EventState>,
     pub lives: BTreeMap<Uuid, Life>,
     /// What each key of a partner has made, in the order of the request.
@@ -27,8 +27,8 @@ pub struct EventState {
     pub at: Time,
     pub total: i32,
     pub sales: Sales,
-    /// The seats that were free, followed by what was left of them after each booking of the next
-    /// version. A refusal may stand between two bookings that were committed together.
+    /// The free seats, followed by what was left of them after each booking of the next version: a
+    /// refusal may have been decided between two bookings that were committed together.
     pub levels: Vec<i32>,
 }
 
@@ -39,7 +39,7 @@ pub struct Life {
 }
 
 impl History {
-    /// What is wrong with the journal by itself goes to `wrong`.
+    /// Contradictions within the journal are added to `wrong`.
     pub fn replay(
         start: Start,
         calls: &[Call],
@@ -118,7 +118,7 @@ impl History {
         } else if version.changes.is_empty() {
             wrong.push("nothing changes".into());
         }
-        // What is given back is sellable from the next version on.
+        // Seats that are given back are sellable from the next version on.
         if free + expired - taken + gained.min(0) < 0 {
             wrong.push(format!("{taken} seats of {free} and {expired} expired ones"));
         }
@@ -128,8 +128,8 @@ impl History {
         self.event.push(EventState { at: version.at, total, sales, levels });
     }
 
-    /// Nobody has more by what a version gives him than he may have. What is given back in it counts
-    /// from the next one on, and what is past its time not at all.
+    /// Checks that what a version grants a partner stays within the limits. What the version gives
+    /// back counts from the next version on, and holds past their time do not count at all.
     fn check_limits(&self, number: i64, version: &Version, wrong: &mut Vec<String>) {
         let Some(limits) = self.limits else { return };
         let partners: BTreeSet<&str> =
@@ -145,7 +145,7 @@ impl History {
         }
     }
 
-    /// What a partner had at a version, but for holds that were over at a time.
+    /// A partner's usage at a version, without holds that had ended by `at`.
     pub fn has(&self, partner: &str, version: i64, at: Time) -> Has {
         let shown = self.lives.values().filter_map(|life| life.at(version));
         let shown = shown.filter(|shown| shown.partner == partner && shown.status.is_active());
@@ -160,7 +160,7 @@ impl History {
         has
     }
 
-    /// What a version made for a partner.
+    /// What a version granted to a partner.
     pub fn granted(&self, partner: &str, version: i64) -> Has {
         let mut granted = Has::default();
         for life in self.lives.values() {
@@ -242,7 +242,8 @@ impl History {
         life.states.push((change.kind, shown));
     }
 
-    /// All of a request is made, or nothing; of a key once; at a version that is named by one.
+    /// Checks that each request was made in full or not at all, and that at most one was made of
+    /// those with the same key, and of those that name the same version.
     fn find_keys(&mut self, calls: &[Call], wrong: &mut Vec<String>) {
         let mut conditional = BTreeSet::new();
         for call in calls {
@@ -266,7 +267,7 @@ impl History {
         }
     }
 
-    /// Whether it gives what is there.
+    /// Compares the replayed state with the tables.
     pub fn compare(&self, found: &Final, wrong: &mut Vec<String>) {
         let last = self.event.last().expect("it begins with one");
         let of = |status: Status| {
@@ -289,7 +290,7 @@ impl History {
         }
     }
 
-    /// All that was done on somebody's behalf, with the versions that did it.
+    /// All changes that a caller must have requested, with the versions that made them.
     pub fn deeds(&self) -> BTreeMap<Deed, Vec<i64>> {
         let mut deeds: BTreeMap<Deed, Vec<i64>> = BTreeMap::new();
         for (id, life) in &self.lives {
@@ -307,7 +308,7 @@ impl History {
         deeds
     }
 
-    /// What the key of a booking has made, and at which version.
+    /// What was booked with the key of this booking, and at which version.
     pub fn of_key(&self, booking: &Booking) -> Option<(&Booking, i64)> {
         let made = self.keys.get(&(booking.partner.clone(), booking.key.clone()?))?;
         Some((made, self.made(made.items[0].id)?))
@@ -323,8 +324,8 @@ impl History {
         ShownEvent { total: *total, available: levels[0], sales: *sales, version }
     }
 
-    /// What holds past their time may have had at a version, in a decision between two times: how
-    /// many of them were over is not known, but in which order they end.
+    /// The possible numbers of seats in holds past their time, for a decision on a version between
+    /// two times: it is not known how many of the holds had ended, but in which order they end.
     pub fn due(&self, version: i64, between: (Time, Time)) -> Vec<i32> {
         let at = self.lives.values().filter_map(|life| life.at(version));
         let held = at.filter(|shown| shown.status == Status::Held);
@@ -352,14 +353,14 @@ impl Life {
         &self.states.last().expect("it begins with one").1
     }
 
-    /// As it was at a version; `None` before it was made.
+    /// The reservation at a version; `None` before it was made.
     pub fn at(&self, version: i64) -> Option<&Shown> {
         let later = self.states.partition_point(|(_, shown)| shown.version <= version);
         Some(&self.states[..later].last()?.1)
     }
 }
 
-/// What was asked for, by reservation.
+/// What the calls asked for, by reservation.
 struct Asked {
     items: HashMap<Uuid, (String, Item)>,
     extensions: HashMap<Uuid, Time>,

@@ -1,8 +1,8 @@
-//! The auditor, on a run in which all is well, and on what each broken promise would look like.
+//! Tests of the auditor: on a run in which all is well, and on that run with each promise broken.
 
 use super::*;
 
-/// A run in which all is well: 6 seats, later 4, and what was told of them.
+/// A run in which all is well: 6 seats, later 4, and what the callers were told.
 struct Run {
     start: Start,
     calls: Vec<Call>,
@@ -58,7 +58,7 @@ fn version(at: Time, changes: &[(Kind, Uuid, i32)]) -> Version {
     Version { at, changes: changes.iter().map(change).collect(), event: None }
 }
 
-/// By position in [`run`].
+/// The positions of the calls in [`run`].
 const BOOKS: usize = 0;
 const EXTENDS: usize = 2;
 const CANCELS: usize = 3;

@@ -1,4 +1,4 @@
-//! A PostgreSQL of a scenario's own, and what can be done to it.
+//! A PostgreSQL server that belongs to one scenario, and the faults that it can be put through.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,15 @@ use ticketboss::config::Database;
 use ticketboss::postgres::ThrowawayPostgres;
 use tokio::time::Instant;
 
-/// Far above what a server takes to recover.
+/// Far more than a server needs to recover.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 
 pub struct Cluster {
     server: ThrowawayPostgres,
     standby: Option<Standby>,
-    /// The standby has taken over.
+    /// Whether the standby has taken over.
     failed_over: bool,
-    /// Unmounted once the server in it is gone.
+    /// Unmounted once the server on it is gone.
     _disk: Option<SmallDisk>,
 }
 
@@ -32,7 +32,7 @@ impl Cluster {
         Self { server, standby: None, failed_over: false, _disk: None }
     }
 
-    /// On a disk of its own, which is soon full.
+    /// Starts the server on a disk of its own, which is soon full.
     pub fn start_on(disk: SmallDisk) -> Self {
         let bin_dir = Database::bin_dir();
         let server = ThrowawayPostgres::start_below(disk.path(), bin_dir.as_deref());
@@ -40,7 +40,7 @@ impl Cluster {
         Self { server, standby: None, failed_over: false, _disk: Some(disk) }
     }
 
-    /// Of the server that is in charge.
+    /// The URL of the current primary.
     pub fn url(&self) -> String {
         let url = self.server.address().url();
         match &self.standby {
@@ -52,7 +52,7 @@ impl Cluster {
         }
     }
 
-    /// The same, reached by another port.
+    /// The same, through another port.
     pub fn url_at(&self, address: SocketAddr) -> String {
         let port = self.options().get_port();
         self.url().replace(&format!(":{port}/"), &format!(":{}/", address.port()))
@@ -62,7 +62,7 @@ impl Cluster {
         ([127, 0, 0, 1], self.options().get_port()).into()
     }
 
-    /// Adds a standby that follows by streaming, and that commits wait for if it is synchronous.
+    /// Adds a streaming standby; if it is synchronous, commits wait for it.
     pub async fn add_standby(&mut self, synchronous: bool) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = listener.local_addr().expect("it is bound").port();
@@ -74,7 +74,8 @@ impl Cluster {
         self.standby = Some(standby);
         self.start_standby();
         if synchronous {
-            // After the copy was made: the standby waits for nobody, should it take over.
+            // Set after the copy was made, so that the standby waits for no other server should it
+            // take over.
             self.execute(&[
                 "alter system set synchronous_standby_names = '*'",
                 "select pg_reload_conf()",
@@ -89,7 +90,7 @@ impl Cluster {
 
     pub fn start_standby(&self) {
         let Standby { data, port } = self.standby();
-        // What the primary was started with, too: a standby must not allow fewer connections.
+        // As on the primary: a standby must not allow fewer connections.
         let options = format!(
             "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
              -c max_connections=200"
@@ -101,12 +102,12 @@ impl Cluster {
         self.control_of(&self.standby().data, &["stop", "-w", "-m", "immediate"]);
     }
 
-    /// The server is gone for good.
+    /// Takes the primary away for good.
     pub fn lose(&self) {
         self.control(&["stop", "-w", "-m", "immediate"]);
     }
 
-    /// The standby takes over.
+    /// Makes the standby take over.
     pub fn promote_standby(&mut self) {
         self.control_of(&self.standby().data, &["promote", "-w"]);
         self.failed_over = true;
@@ -116,7 +117,7 @@ impl Cluster {
         self.url().parse().expect("a URL")
     }
 
-    /// Once the server is there: it may just be recovering from what was done to it.
+    /// Connects as soon as the server is up: it may still be recovering from a fault.
     pub async fn connect(&self) -> PgConnection {
         let by = Instant::now() + RECOVERY_MAX;
         loop {
@@ -138,7 +139,7 @@ impl Cluster {
         }
     }
 
-    /// Runs a program of PostgreSQL's as the user who runs the server.
+    /// Runs one of PostgreSQL's programs as the user who runs the server.
     pub fn run(&self, program: &str, arguments: &[&str]) {
         let mut command = self.server.command(program);
         command.args(arguments);
@@ -153,7 +154,7 @@ impl Cluster {
     fn control_of(&self, data: &Path, arguments: &[&str]) {
         let log = self.directory().join("later.log");
         let path = |path: &Path| path.to_str().expect("it is text").to_owned();
-        // A server that is started keeps what it was started with open: its log is its own.
+        // A started server keeps the files open that it inherits, so it gets a log of its own.
         let common = ["-D", &path(data), "-l", &path(&log)];
         let mut command = self.server.command("pg_ctl");
         let output = command.args(arguments).args(common).output().expect("it runs");
@@ -170,7 +171,7 @@ impl Cluster {
         self.server.directory()
     }
 
-    /// The server's processes, the first of them first.
+    /// The server's processes, the postmaster first.
     pub fn processes(&self) -> Vec<Pid> {
         let file = std::fs::read_to_string(self.data().join("postmaster.pid"));
         let file = file.expect("the server runs");
@@ -181,10 +182,10 @@ impl Cluster {
         std::iter::once(server).chain(children).map(Pid::from_raw).collect()
     }
 
-    /// Stops all of the server's processes where they are, for a while.
+    /// Suspends all of the server's processes for a while.
     pub async fn freeze(&self, time: Duration) {
         let processes = self.processes();
-        // The first makes new ones, so it goes first.
+        // The postmaster starts new processes, so it is suspended first.
         for process in &processes {
             let _ = kill(*process, Signal::SIGSTOP);
         }
@@ -194,8 +195,8 @@ impl Cluster {
         }
     }
 
-    /// Kills a process that serves the service, as a crash of its own would. Tells whether there
-    /// was one.
+    /// Kills a backend that serves the service, as a crash of the backend would. Returns whether
+    /// there was one.
     pub async fn kill_backend(&self) -> bool {
         let mut connection = self.connect().await;
         let found: Option<i32> = sqlx::query_scalar(
@@ -208,7 +209,7 @@ impl Cluster {
         found.is_some_and(|pid| kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok())
     }
 
-    /// Sessions of the service.
+    /// The number of the service's sessions.
     pub async fn sessions(&self) -> i64 {
         sqlx::query_scalar(
             "select count(*) from pg_stat_activity where application_name = 'ticketboss'",
@@ -243,7 +244,7 @@ fn succeed(command: &mut Command) {
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// None where mounting is not allowed.
+    /// `None` where mounting is not allowed.
     pub fn mount(megabytes: u32) -> Option<Self> {
         let path = std::env::temp_dir().join(format!("ticketboss-disk-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&path).expect("a directory can be made");

@@ -1,4 +1,4 @@
-//! Clients that mean no good: they hold connections open, send a byte now and then, or never end.
+//! Hostile clients: they hold connections open, send a byte now and then, or never stop sending.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const HEAD: &str = "POST /reservations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-/// Between two bytes of a slow one.
+/// Time between two bytes of a slow client, and before a client reconnects.
 const PAUSE: Duration = Duration::from_millis(700);
 
-/// So many of them. They come back when they are thrown out, and go with the set.
+/// Starts this many clients. They reconnect when they are disconnected, and end with the set.
 pub fn gather(count: usize, address: SocketAddr) -> JoinSet<()> {
     let mut crowd = JoinSet::new();
     for number in 0..count {
         crowd.spawn(async move {
             loop {
                 let stream = TcpStream::connect(address).await;
-                // Thrown out, or not let in: it tries again after a while.
+                // Disconnected or refused: the client tries again after a while.
                 let _ = match (stream, number % 4) {
                     (Ok(stream), 0) => slow_head(stream).await,
                     (Ok(stream), 1) => slow_body(stream).await,

@@ -1,5 +1,5 @@
-//! The ledger: every request that was made and every answer that came, kept outside of the
-//! service, and reconciled with the database when all is over.
+//! The ledger: every request that was made and every answer that came, recorded outside the service
+//! and reconciled with the database at the end.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,17 +20,17 @@ use crate::auditor::{
 };
 use crate::support::DEFAULT_EVENT;
 
-/// Far above what the service is given.
+/// Far more than the service's own time-out.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 pub struct Ledger {
     entries: Mutex<Vec<Entry>>,
     moment: AtomicUsize,
-    /// Answers that say what became of the request.
+    /// The number of answers that say what became of the request.
     clear: watch::Sender<usize>,
 }
 
-/// A call. Its id is not known before its answer is, if then.
+/// A call. The id of its reservation is known only from the answer, if at all.
 #[derive(Clone)]
 struct Entry {
     call: Call,
@@ -38,7 +38,7 @@ struct Entry {
     body: Option<Value>,
 }
 
-/// What is asked for. A partner makes one logical request, however often it is sent.
+/// What a client asks for. Each partner makes one logical booking, however often it is sent.
 #[derive(Clone, Debug)]
 pub enum Wanted {
     Reserve { partner: String, seats: i32, key: Option<String> },
@@ -50,7 +50,7 @@ impl Ledger {
         Self { entries: Mutex::default(), moment: AtomicUsize::new(0), clear: watch::channel(0).0 }
     }
 
-    /// Sends a request and keeps what comes of it. A client without patience hangs up.
+    /// Sends a request and records the answer. A client whose patience runs out hangs up.
     pub async fn call(
         &self,
         client: &Client,
@@ -65,7 +65,7 @@ impl Ledger {
         Some(answer)
     }
 
-    /// Keeps a request whose answer nobody waits for.
+    /// Records a request. Called directly for a request whose answer nobody waits for.
     pub fn begin(&self, wanted: &Wanted) -> usize {
         let request = match wanted.clone() {
             Wanted::Reserve { partner, seats, key } => {
@@ -76,7 +76,7 @@ impl Ledger {
         };
         let mut entries = self.entries();
         let called = self.moment.fetch_add(1, Ordering::SeqCst);
-        // Nothing is held: what the clocks say does not matter.
+        // There are no holds, so that the clocks do not matter.
         let between = (Time::MIN, Time::MAX);
         let call = Call { called, answered: None, request, between };
         entries.push(Entry { call, body: None });
@@ -95,7 +95,7 @@ impl Ledger {
         }
     }
 
-    /// Returns once so many more requests were answered clearly.
+    /// Returns once this many more requests have been answered clearly.
     pub async fn serves(&self, count: usize) {
         let mut clear = self.clear.subscribe();
         let goal = *clear.borrow() + count;
@@ -103,7 +103,7 @@ impl Ledger {
         assert!(served.await.is_ok(), "not served: {:?}", self.last());
     }
 
-    /// Keyed requests that no answer has settled yet, and what was asked.
+    /// The keyed requests whose outcome no answer has settled yet.
     pub fn unsettled(&self) -> Vec<Wanted> {
         let mut open = HashMap::new();
         for Entry { call, .. } in self.entries().iter() {
@@ -127,7 +127,7 @@ impl Ledger {
         open.into_values().collect()
     }
 
-    /// How many calls there were, how many were granted, and of how many nobody knows.
+    /// The numbers of calls, of calls that were granted, and of calls with an unknown outcome.
     pub fn counts(&self) -> (usize, usize, usize) {
         let entries = self.entries();
         let of = |wanted: fn(Option<&Answer>) -> bool| {
@@ -143,7 +143,7 @@ impl Ledger {
         (entries.len(), granted, of(|answer| matches!(answer, None | Some(Answer::Unknown { .. }))))
     }
 
-    /// What is wrong with the answers, given what is there.
+    /// Returns what is wrong with the answers, given what the database has.
     pub async fn reconcile(
         &self,
         client: &Client,
@@ -155,7 +155,8 @@ impl Ledger {
         let found = found(&mut connection).await;
         let entries = self.entries().clone();
         let mut wrong = Vec::new();
-        // Each 201 is found with the same fields. What may change is told by the journal.
+        // Each 201 must be found with the same fields. The fields that may change are in the
+        // journal.
         for body in entries.iter().filter_map(|entry| entry.body.as_ref()) {
             let id = body["reservationId"].as_str().expect("an id");
             let path = format!("{base}/reservations/{id}");
@@ -172,7 +173,7 @@ impl Ledger {
         wrong
     }
 
-    /// How many bookings were acknowledged and are not there.
+    /// How many acknowledged bookings the database does not have.
     pub async fn lost(&self, at: &PgConnectOptions) -> usize {
         let found = found(&mut at.connect().await.expect("the database is there")).await;
         let is_there = |id: &Uuid| found.reservations.iter().any(|made| made.id == *id);
@@ -258,9 +259,10 @@ fn read(status: StatusCode, replayed: bool, body: Value) -> (Answer, Option<Valu
     (answer, None)
 }
 
-/// Gives each call the id of what it made. An id that no answer tells is that of a call without
-/// one: of the first, if there are several for one logical request. A retry may be told that it is
-/// unknown whether what it replays is there to stay: then, too, the first counts.
+/// Gives each call the id of the reservation that it made. An id that no answer names belongs to a
+/// call without an answer: to the first, if there are several for one logical request. A retry may
+/// be told that it is unknown whether the reservation that it repeats is permanent: then, too, the
+/// first call gets the id.
 fn with_ids(mut calls: Vec<Call>, found: &Final) -> Vec<Call> {
     let mut of_partner: HashMap<String, Vec<usize>> = HashMap::new();
     for (number, call) in calls.iter_mut().enumerate() {
@@ -295,7 +297,7 @@ fn with_ids(mut calls: Vec<Call>, found: &Final) -> Vec<Call> {
 /// Version, kinds, reservations, partners, seats.
 type JournalRow = (i64, Vec<i16>, Vec<Uuid>, Vec<String>, Vec<i32>);
 
-/// The journal of the default event, as a change feed would tell it.
+/// The journal of the default event, as the change feed would report it.
 async fn versions(connection: &mut PgConnection) -> Vec<Version> {
     let rows: Vec<JournalRow> = sqlx::query_as(
         "select version, kinds::smallint[], reservation_ids, partner_ids, seats

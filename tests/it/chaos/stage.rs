@@ -1,4 +1,4 @@
-//! What every scenario stands on: a database, replicas of the real binary, clients, the ledger.
+//! The setting of every scenario: a database, replicas of the real binary, clients, the ledger.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use crate::support::{DEFAULT_EVENT, TestDatabase};
 const SEATS: &str = "200";
 const CONNECTIONS_MAX: &str = "4";
 const CLIENTS: u64 = 8;
-/// What a request is given: little, so that a fault is soon over.
+/// The service's time-out of a request: short, so that the effects of a fault are soon over.
 const REQUEST_TIMEOUT_MS: &str = "1500";
 
 pub struct Stage {
@@ -42,7 +42,7 @@ impl Stage {
         Self::set_at(cluster, &url, replicas).await
     }
 
-    /// The replicas reach the database by this URL.
+    /// The same, with replicas that reach the database by this URL.
     pub async fn set_at(cluster: Cluster, url: &str, replicas: usize) -> Self {
         let mut running = Vec::new();
         for _ in 0..replicas {
@@ -67,7 +67,7 @@ impl Stage {
         stage
     }
 
-    /// Serves again: returns once that is so, and remembers how long it took.
+    /// Waits until the service serves again, and records how long that took.
     pub async fn recovers(&self) {
         let since = Instant::now();
         self.ledger.serves(1).await;
@@ -76,9 +76,10 @@ impl Stage {
         self.ledger.serves(100).await;
     }
 
-    /// Nothing is granted for a while. A refusal needs no commit, and may still be said.
+    /// Checks that nothing is granted for a while. A refusal needs no commit, and may still be
+    /// answered.
     pub async fn grants_nothing(&self) {
-        // What was under way before has to be over first.
+        // Requests that were already under way must end first.
         sleep(Duration::from_millis(1_700)).await;
         let (_, before, _) = self.ledger.counts();
         sleep(Duration::from_secs(1)).await;
@@ -86,8 +87,8 @@ impl Stage {
         assert_eq!(after - before, 0, "granted without a standby");
     }
 
-    /// Bookings of which nobody knows keep their seats, and after many faults all would be gone:
-    /// gives some back.
+    /// Gives some seats back: bookings that no client knows of keep theirs, and after many faults
+    /// none would be left.
     async fn make_room(&self) {
         let mut connection = self.cluster.connect().await;
         let owned: Vec<Uuid> = sqlx::query_scalar(
@@ -111,7 +112,7 @@ impl Stage {
         self.replace_replica(number, url, Signal::SIGKILL).await;
     }
 
-    /// Ends a replica by a signal, and has another in its place.
+    /// Ends a replica with a signal, and starts another in its place.
     pub async fn replace_replica(&mut self, number: usize, url: &str, signal: Signal) {
         let fresh = replica(url).await;
         let base = fresh.base.clone();
@@ -143,7 +144,7 @@ impl Stage {
         self.bases.read().expect("no panic under the lock")[0].clone()
     }
 
-    /// Ends the scenario: settles what is open, looks for leaks, and reconciles.
+    /// Ends the scenario: settles what is unsettled, checks for leaks, and reconciles the ledger.
     pub async fn end(mut self, scenario: &str) {
         let client = Client::new();
         let base = self.base();
@@ -157,7 +158,7 @@ impl Stage {
         assert!(wrong.is_empty(), "{scenario}:\n{}", wrong.join("\n"));
     }
 
-    /// Ends a scenario in which acknowledged bookings may be lost: counts those.
+    /// Ends a scenario in which acknowledged bookings may be lost, and counts those.
     pub async fn end_with_losses(mut self, scenario: &str) -> usize {
         self.stop_clients().await;
         let lost = self.ledger.lost(&self.cluster.options()).await;
@@ -173,7 +174,7 @@ impl Stage {
         }
     }
 
-    /// Stops the replicas and reports; what is wrong with the data by itself.
+    /// Stops the replicas and reports the scenario. Returns what is wrong with the data itself.
     async fn stop(self, scenario: &str, lost: usize) -> Vec<String> {
         let database = TestDatabase { url: self.cluster.url(), options: self.cluster.options() };
         let (by_statement, by_verify) = database.problems().await;
@@ -232,10 +233,11 @@ async fn customer(
         let answer = ledger.call(&client, &base, &wanted, patience).await;
         match answer {
             Some(Answer::Reserved(shown)) => made.push(shown[0].id),
-            // Unknown: what it may have made is cancelled later, or settled by its key.
+            // Unknown: a reservation that it may have made is cancelled later, or settled by its
+            // key.
             Some(Answer::Unknown { id, .. }) => made.extend(id),
             Some(Answer::NothingHappened(_)) | None => {
-                // Nobody calls a service that is away as fast as it can refuse.
+                // No real client calls an unavailable service as fast as it can refuse.
                 sleep(Duration::from_millis(10)).await;
             }
             Some(_) => {}
@@ -246,7 +248,7 @@ async fn customer(
     }
 }
 
-/// Sends a keyed request again until it is clear what became of it.
+/// Resends a keyed request until its outcome is known.
 async fn settle(ledger: &Ledger, client: &Client, base: &str, wanted: &Wanted) {
     for _ in 0..100 {
         match ledger.call(client, base, wanted, Duration::MAX).await {
@@ -257,8 +259,8 @@ async fn settle(ledger: &Ledger, client: &Client, base: &str, wanted: &Wanted) {
     panic!("cannot be settled: {wanted:?}");
 }
 
-/// More bookings at once than there are connections, each of an event of its own: a connection or
-/// a permit that leaked would be missed here, and a mailbox that is stuck, too.
+/// Sends more bookings at once than there are connections, each for an event of its own: this would
+/// show a leaked connection or permit, and a stuck mailbox.
 async fn nothing_leaks(cluster: &Cluster, replicas: &[Binary], client: &Client) {
     let max: i64 = CONNECTIONS_MAX.parse().expect("a number");
     let replica_count = i64::try_from(replicas.len()).expect("few");
@@ -274,8 +276,8 @@ async fn nothing_leaks(cluster: &Cluster, replicas: &[Binary], client: &Client) 
             let body = serde_json::json!({"partnerId": "last", "seats": 10});
             client.post(path).json(&body).send()
         });
-        // More than there is: it is decided, and leaves nothing behind. A machine that is busy may
-        // need a second attempt; a permit that leaked does not come back.
+        // Each asks for more seats than there are: it is decided, and leaves nothing behind. A busy
+        // machine may need a second attempt; a leaked permit does not come back.
         while !futures_util::future::join_all(bookings.clone())
             .await
             .into_iter()
@@ -284,7 +286,7 @@ async fn nothing_leaks(cluster: &Cluster, replicas: &[Binary], client: &Client) 
             assert!(Instant::now() < by, "not all are served");
         }
     }
-    // The server may still have to find out that a client has gone.
+    // PostgreSQL may not have noticed yet that a client has gone.
     while cluster.sessions().await > max * replica_count {
         assert!(Instant::now() < by, "{} sessions", cluster.sessions().await);
     }

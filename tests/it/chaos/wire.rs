@@ -1,4 +1,4 @@
-//! A way to PostgreSQL that knows its protocol, and breaks at a chosen message of a commit.
+//! A proxy for PostgreSQL that knows its protocol, and breaks at a chosen message of a commit.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,18 +13,18 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Where in the exchange about a commit.
+/// A point in the exchange about a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Point {
     /// The service has written the statement, and the server has not seen it.
     BeforeStatement,
     /// The server has run the statement, holds its locks, and was not told to commit.
     BeforeSync,
-    /// The server has the statement, and nothing of its answer has come.
+    /// The server has the statement, and no part of its answer has arrived.
     AfterStatement,
-    /// Its rows have come, and not that it is complete.
+    /// The rows have arrived, but not the message that the statement is complete.
     BeforeComplete,
-    /// It is complete, and the server has not said that it is ready.
+    /// The statement is complete, but the server has not said that it is ready.
     BeforeReady,
 }
 
@@ -32,7 +32,7 @@ pub enum Point {
 pub enum Act {
     /// Both sides are disconnected.
     Cut,
-    /// The service is disconnected, and the server does not hear of it for a while.
+    /// The service is disconnected, and the server does not notice for a while.
     HangUp,
     /// Nothing passes any more, in either direction, until the service gives the connection up.
     BlackHole,
@@ -49,7 +49,7 @@ pub const POINTS: [Point; 5] = [
 pub const ACTS: [Act; 4] =
     [Act::Cut, Act::HangUp, Act::BlackHole, Act::Delay(Duration::from_millis(300))];
 
-/// How long a server does not hear that its client has gone.
+/// How long the server does not notice that its client has gone.
 const HUNG_UP_TIME: Duration = Duration::from_secs(2);
 
 /// Forwards a port of its own to a database.
@@ -62,7 +62,7 @@ pub struct Wire {
 
 struct Plan {
     target: Mutex<SocketAddr>,
-    /// What happens to the next commit that comes so far; once.
+    /// What happens to the next commit that gets to this point; it happens once.
     next: Mutex<Option<(Point, Act)>>,
     done: mpsc::UnboundedSender<()>,
 }
@@ -86,12 +86,12 @@ impl Wire {
         Self { address, plan, done, forwarding }
     }
 
-    /// Leads new connections to another server, as an address that moves along does.
+    /// Directs new connections to another server, like an address that moves to it.
     pub fn lead_to(&self, target: SocketAddr) {
         *self.plan.target.lock().expect("no panic under the lock") = target;
     }
 
-    /// Breaks the next commit there, and returns once it is broken.
+    /// Breaks the next commit at this point, and returns once it is broken.
     pub async fn break_commit(&mut self, point: Point, act: Act) {
         *self.plan.next.lock().expect("no panic under the lock") = Some((point, act));
         let broken = timeout(Duration::from_secs(60), self.done.recv()).await;
@@ -106,7 +106,7 @@ impl Drop for Wire {
 }
 
 impl Plan {
-    /// What is to happen here, if anything.
+    /// What is planned at this point, if anything.
     fn at(&self, point: Point) -> Option<Act> {
         let mut next = self.next.lock().expect("no panic under the lock");
         let act = next.take_if(|(planned, _)| *planned == point)?.1;
@@ -115,7 +115,7 @@ impl Plan {
     }
 }
 
-/// How a connection goes on.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Open,
@@ -124,18 +124,18 @@ enum Way {
     Closed,
 }
 
-/// What both directions of a connection know.
+/// What both directions of a connection share.
 struct Shared {
     plan: Arc<Plan>,
     way: watch::Sender<Way>,
-    /// A commit was forwarded, and is not answered yet.
+    /// Whether a commit was forwarded and is not answered yet.
     committing: Mutex<bool>,
 }
 
 async fn connection(client: TcpStream, plan: Arc<Plan>) {
     let target = *plan.target.lock().expect("no panic under the lock");
     let Ok(server) = TcpStream::connect(target).await else { return };
-    // What is small must not wait for more.
+    // Small messages must not wait for more data.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -148,7 +148,7 @@ async fn connection(client: TcpStream, plan: Arc<Plan>) {
     }
     drop((from_client, to_client));
     if *shared.way.borrow() == Way::HungUp {
-        // It may go on and commit. Then it waits for more.
+        // The server may go on and commit. Then it waits for the next message.
         let ending = async { while read_message(&mut from_server).await.is_ok() {} };
         let _ = timeout(HUNG_UP_TIME, ending).await;
     }
@@ -222,7 +222,7 @@ async fn forward_answers(
 }
 
 impl Shared {
-    /// Does what is planned here; whether messages still pass.
+    /// Carries out what is planned at this point. Returns whether messages still pass.
     async fn pass(&self, point: Point) -> bool {
         match self.plan.at(point) {
             None => {}

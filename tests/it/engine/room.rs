@@ -1,8 +1,8 @@
-//! What has no room in a batch, and who waits behind it.
+//! Commands that have no room in a batch, and commands that wait behind a batch.
 
 use super::*;
 
-/// So many reservations of one seat.
+/// A list of this many reservations of one seat.
 fn list_of(count: usize) -> Command {
     let Command::Reserve(one) = reserve(1) else { unreachable!("it books") };
     let items = std::iter::repeat_with(|| Item {
@@ -12,7 +12,7 @@ fn list_of(count: usize) -> Command {
     Command::Reserve(Reserve { items: items.take(count).collect(), is_list: true, ..one.clone() })
 }
 
-/// A statement has 512 rows at most, and what is asked for as a whole is never split.
+/// A statement writes 512 rows at most, and a list is never split.
 #[tokio::test(start_paused = true)]
 async fn what_has_no_room_in_a_batch_is_the_next_one() {
     let engine = Engine::with_seats(1_000);
@@ -32,7 +32,7 @@ async fn what_has_no_room_in_a_batch_is_the_next_one() {
     engine.check_sold(601, 601);
 }
 
-/// Six partners ask for a hundred each, of whom five fit into a batch, and a seventh behind them.
+/// Seven partners request a list of a hundred each; a batch has room for five of the lists.
 async fn seven_partners(
     engine: &Engine,
     sixth_by: Instant,
@@ -59,7 +59,7 @@ async fn a_batch_does_not_outlast_who_waits_behind_it() {
     let in_flight = engine.start_stalled(reserve(1)).await;
     let soon = Instant::now() + TIMEOUT * 5 / 8;
     let [first, .., sixth, _] = seven_partners(&engine, soon, soon).await;
-    // Whoever has all of the request's time loses three quarters of it by that.
+    // A batch with the whole time of a request would lose three quarters of it to these stalls.
     engine.store.plan([Fault::Stalls, Fault::Stalls]);
     engine.store.resume();
     made(in_flight.await.expect("answered"));
@@ -81,13 +81,14 @@ async fn who_comes_too_late_is_told_at_once_and_hurries_nobody() {
     made(in_flight.await.expect("answered"));
     assert_eq!(seventh.await.expect("answered"), Err(Rejection::Overloaded));
     assert_eq!(begun.elapsed(), Duration::ZERO);
-    // Half of the time of those who are in time.
+    // The batch had half of the time of the callers that are in time.
     let first = first.await.expect("answered");
     assert!(matches!(first, Ok(Acceptance::Reserved(_))), "{first:?}");
     assert!(begun.elapsed() >= TIMEOUT / 2);
 }
 
-/// What waits for its second batch may be late by then, and is not taken into the next one either.
+/// A deferred command may be too late by the time of its second batch, and is not taken into it
+/// then.
 #[tokio::test(start_paused = true)]
 async fn what_was_put_off_and_is_late_is_told_at_once_too() {
     let engine = Engine::with_mailbox(1_000, 1_000);
@@ -95,8 +96,8 @@ async fn what_was_put_off_and_is_late_is_told_at_once_too() {
     let (begun, in_time) = (Instant::now(), Instant::now() + TIMEOUT);
     let moment = Duration::from_millis(100);
     let soon_late = begun + TIMEOUT / 2 + moment;
-    // A whole batch that asks for one thing, which waits for the next one but for the first: half of
-    // it has room there, since there are others.
+    // A whole batch of requests with one key: all except the first wait for the next batch, in
+    // which half of them have room, since there are others.
     let mut same = Vec::new();
     for number in 0..512 {
         let by = if number <= 256 { in_time } else { soon_late };
@@ -121,7 +122,7 @@ async fn what_was_put_off_and_is_late_is_told_at_once_too() {
     }
 }
 
-/// Those who change one thing take a batch each; who comes later does not go before them.
+/// Changes of one reservation take a batch each; those that arrive later do not overtake them.
 #[tokio::test(start_paused = true)]
 async fn what_is_deferred_keeps_the_order_of_its_arrival() {
     let engine = Engine::with_mailbox(50, 2_000);
@@ -164,7 +165,7 @@ async fn no_more_is_deferred_than_may_wait() {
     for extension in extensions {
         outcomes.push(extension.await.expect("answered"));
     }
-    // 99 of the first hundred waited for their second batch, when the second hundred came.
+    // 99 of the first hundred were waiting for their second batch when the second hundred came.
     let refused = outcomes.iter().filter(|it| **it == Err(Rejection::Overloaded)).count();
     let extended = outcomes.iter().filter(|it| matches!(it, Ok(Acceptance::Altered(_)))).count();
     assert_eq!((refused, extended), (98, 100));
@@ -179,7 +180,7 @@ async fn whose_time_has_gone_by_before_it_came_is_told_at_once() {
     let late = begun + TIMEOUT / 2 - Duration::from_millis(1);
     let outcome = engine.start_by(reserve(1), late).await.await.expect("answered");
     assert_eq!(outcome, Err(Rejection::Overloaded));
-    // It did not wait for what is in flight.
+    // It did not wait for the commit in flight.
     assert_eq!(begun.elapsed(), Duration::ZERO);
     engine.store.resume();
     made(in_flight.await.expect("answered"));

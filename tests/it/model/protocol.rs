@@ -1,17 +1,17 @@
-//! The steps of the protocol.
+//! The steps of the commit protocol.
 
 use stateright::semantics::{ConsistencyTester as _, LinearizabilityTester};
 
 use super::seats::{Seats, Told};
 
-/// What is asked of the event. Commands are named by their place in the list.
+/// A request to the event. Commands are named by their position in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     Reserve {
         seats: u8,
         key: Option<u8>,
     },
-    /// Of what that command made.
+    /// Cancels the reservation that this command made.
     Cancel(usize),
 }
 
@@ -20,12 +20,12 @@ pub enum Command {
 pub struct Rules {
     pub version_guard: bool,
     pub fresh_refusals: bool,
-    /// What is refused is told so once its batch is committed.
+    /// A refused command is answered only once its batch is committed.
     pub refusals_wait: bool,
-    /// An unknown outcome is settled by the same batch from the same version, and not by deciding
-    /// again.
+    /// An unknown outcome is settled by resending the same batch for the same version, not by
+    /// deciding again.
     pub resend: bool,
-    /// By the batch's id, and not by what the reservations look like.
+    /// A commit is recognised by the batch's id, not by the state of the reservations.
     pub ask_journal: bool,
     pub unique_key: bool,
     pub commit_first: bool,
@@ -47,7 +47,7 @@ impl Rules {
 pub struct Protocol {
     pub seats: u8,
     pub commands: Vec<Command>,
-    /// How many answers are lost at most, and how many replicas crash.
+    /// At most this many answers are lost, and this many replicas crash.
     pub losses: u8,
     pub crashes: u8,
     pub rules: Rules,
@@ -57,7 +57,7 @@ pub struct Protocol {
 pub struct State {
     pub database: Database,
     replicas: [Replica; 2],
-    /// Statements whose connection is gone, and that may still run.
+    /// Statements whose connection is gone, but which may still run.
     late: Vec<Batch>,
     batches: u8,
     submitted: Vec<bool>,
@@ -65,7 +65,7 @@ pub struct State {
     pub ended: Vec<Option<Ended>>,
     losses: u8,
     crashes: u8,
-    /// What callers see.
+    /// The calls and answers, as callers see them.
     pub history: LinearizabilityTester<usize, Seats>,
 }
 
@@ -74,7 +74,7 @@ pub enum Ended {
     Granted,
     Replayed(usize),
     Refused,
-    /// Told so, or told nothing at all.
+    /// The caller was told so, or was told nothing at all.
     Unknown,
 }
 
@@ -82,7 +82,7 @@ pub enum Ended {
 pub struct Database {
     version: u8,
     free: u8,
-    /// What each command has made, and whether it is still there.
+    /// Whether each command has made a reservation, and whether that is still active.
     made: Vec<Option<bool>>,
     /// The batch of each version, from 1.
     journal: Vec<u8>,
@@ -105,9 +105,9 @@ enum Phase {
     HasRead(Database),
     /// The statement is on its way, or has run.
     Sent { batch: Batch, again: bool, result: Option<Result> },
-    /// Nobody knows whether it ran.
+    /// It is unknown whether the statement ran.
     Unknown(Batch),
-    /// It was sent again, and the version has moved.
+    /// The batch was resent, and the version had moved.
     Moved(Batch),
 }
 
@@ -147,7 +147,7 @@ pub enum Action {
     AskJournal(usize),
     GiveUp(usize),
     RunLate(usize),
-    /// It never runs.
+    /// The late statement never runs.
     Forget(usize),
     Crash(usize),
 }
@@ -286,7 +286,7 @@ impl Protocol {
             || !verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Refused)
     }
 
-    /// In order, against the base state minus what the batch has taken before.
+    /// Decides in order, against the base state minus what earlier commands of the batch take.
     fn decide(
         &self,
         mut free: u8,
@@ -314,7 +314,7 @@ impl Protocol {
                     } else if key.is_some_and(|key| keys.contains(&key)) {
                         Verdict::Deferred
                     } else if seats > free {
-                        // What is freed is there from the next version on.
+                        // Freed seats are available from the next version on.
                         let freed = !cancelled.is_empty();
                         if freed { Verdict::Deferred } else { Verdict::Refused }
                     } else {
@@ -425,7 +425,8 @@ impl Protocol {
                 replica.remembered = Some((version, free));
                 self.tell(state, number, &batch);
             }
-            // The same rows from the same version: the first one fails in the same way.
+            // The first send had the same rows and the same version, so that it fails in the same
+            // way.
             Result::KeyTaken => self.decide_again(replica),
             Result::VersionMoved if again => replica.phase = Phase::Moved(batch),
             Result::VersionMoved => self.decide_again(replica),
@@ -453,7 +454,7 @@ impl Protocol {
         }
     }
 
-    /// The commands in hand go back to the head of those that wait.
+    /// The commands in hand go back to the head of the waiting ones.
     fn decide_again(&self, replica: &mut Replica) {
         let mut waiting = std::mem::take(&mut replica.in_hand);
         waiting.append(&mut replica.waiting);
@@ -462,7 +463,7 @@ impl Protocol {
         replica.phase = Phase::Idle;
     }
 
-    /// Answers a batch whose outcome is known; what is deferred waits for the next.
+    /// Answers a batch whose outcome is known; deferred commands wait for the next one.
     fn tell(&self, state: &mut State, number: usize, batch: &Batch) {
         let mut deferred = Vec::new();
         for (command, verdict) in &batch.verdicts {
@@ -482,7 +483,7 @@ impl Protocol {
 }
 
 impl State {
-    /// Tells a caller, unless that is done.
+    /// Answers a caller, unless it has been answered already.
     fn end(&mut self, command: usize, verdict: Verdict) {
         let (ended, told) = match verdict {
             Verdict::Granted => (Ended::Granted, Told::Done),
@@ -498,14 +499,15 @@ impl State {
 }
 
 impl Database {
-    /// Free seats and those of what is there are all seats, and every version is explained.
+    /// The free seats and those of active reservations add up to all seats, and each version has a
+    /// journal row.
     pub fn conserves(&self, model: &Protocol) -> bool {
         let there = self.made.iter().enumerate().filter(|(_, made)| **made == Some(true));
         let owned: u8 = there.map(|(command, _)| model.seats_of(command)).sum();
         self.free + owned == model.seats && self.journal.len() == usize::from(self.version)
     }
 
-    /// The reservation was made; or, for a cancel, what it names is gone.
+    /// Whether the reservation was made, or, for a cancel, the named reservation is gone.
     pub fn has_done(&self, model: &Protocol, command: usize) -> bool {
         match model.commands[command] {
             Command::Reserve { .. } => self.made[command].is_some(),

@@ -1,10 +1,10 @@
-//! What the protocol is held to.
+//! The specification that the protocol is checked against.
 
 use stateright::semantics::SequentialSpec;
 
 use super::protocol::Command;
 
-/// The event as callers may think of it: one call after the other.
+/// The event as callers may think of it: it serves one call after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seats {
     free: u8,

@@ -36,9 +36,9 @@ pub struct Crowd {
     pub dice: Dice,
     pub trace: Trace,
     calls: Mutex<Vec<Call>>,
-    /// Reservations that somebody may want to change, with the version they were seen at.
+    /// Reservations that a client may want to change, with the version at which they were seen.
     made: Mutex<Vec<(Uuid, Option<i64>)>>,
-    /// The newest version that somebody was told of.
+    /// The newest version that any client was told of.
     newest: AtomicI64,
     habits: Habits,
 }
@@ -48,14 +48,14 @@ pub struct Crowd {
 pub struct Habits {
     /// Changes a reservation instead of making one.
     pub alters: f64,
-    /// Of what is made: holds it.
+    /// Of bookings: holds the seats.
     pub holds: f64,
-    /// Of what is made: asks for several at once.
+    /// Of bookings: asks for several reservations at once.
     pub lists: f64,
     pub keyed: f64,
-    /// Of the keyed ones: asks for something else under a key that was used.
+    /// Of keyed bookings: asks for something else with a key that was used.
     pub mixes_up: f64,
-    /// Names a version that it has seen, or made up.
+    /// Makes the request conditional on a version that it has seen or made up.
     pub conditions: f64,
     /// Changes the event.
     pub operates: f64,
@@ -70,7 +70,7 @@ pub struct Habits {
 }
 
 const PARTNERS: [&str; 2] = ["abc-corp", "xyz-corp"];
-/// For how long a hold is asked for, and extended.
+/// How many seconds a hold is requested for, and extended by.
 const HOLDS: [i64; 2] = [10, 15];
 const EXTENSION: i64 = 12;
 
@@ -84,7 +84,7 @@ impl Crowd {
         self.calls.lock().expect("no panic under the lock").clone()
     }
 
-    /// One client, who makes so many calls, one after the other.
+    /// One client, which makes this many calls, one after the other.
     pub async fn client(self: Arc<Self>, calls: usize) {
         for _ in 0..calls {
             sleep(self.dice.pause(self.habits.pause_max_ms)).await;
@@ -96,7 +96,7 @@ impl Crowd {
             let keyed = matches!(&request, Request::Reserve(asked) if asked.key.is_some());
             let patience = self.dice.chance(self.habits.hangs_up);
             let open = self.call(request.clone(), patience).await;
-            // The same key settles what is unknown.
+            // A retry with the same key settles an unknown outcome.
             if keyed && open && self.dice.chance(0.8) {
                 self.call(again(&request), false).await;
             }
@@ -124,7 +124,7 @@ impl Crowd {
     fn choose_change(&self) -> Request {
         let dice = &self.dice;
         let made = self.made.lock().expect("no panic under the lock");
-        // Mostly one of the last, so that several clients change it at once.
+        // Mostly a recent one, so that several clients change it at once.
         let recent = &made[made.len().saturating_sub(4)..];
         let chosen = if dice.chance(0.7) { dice.pick(recent) } else { dice.pick(&made) };
         let (id, version) = chosen.copied().unwrap_or_else(|| (new_id(), None));
@@ -151,7 +151,7 @@ impl Crowd {
             .collect();
         let key = dice.chance(habits.keyed).then(|| {
             let number = dice.between(0, 12);
-            // What is asked for under a key is mostly the same.
+            // Requests with the same key are mostly the same.
             if !dice.chance(habits.mixes_up) {
                 items.truncate(1 + number % 2);
                 for item in &mut items {
@@ -170,7 +170,7 @@ impl Crowd {
         Request::Reserve(Booking { partner: partner.to_owned(), items, key, at_version })
     }
 
-    /// A version that something may be at, or one that is made up.
+    /// A version that the target may be at, or one that is made up.
     fn condition(&self, known: Option<i64>) -> Option<i64> {
         if !self.dice.chance(self.habits.conditions) {
             return None;
@@ -180,7 +180,7 @@ impl Crowd {
         Some(known.filter(|_| self.dice.chance(0.7)).unwrap_or(guess.max(0)))
     }
 
-    /// Whether it remains open what the call did.
+    /// Makes a call. Returns whether its outcome remains open.
     pub async fn call(&self, request: Request, hangs_up: bool) -> bool {
         let replica = {
             let replicas = self.replicas.lock().expect("no panic under the lock");
@@ -225,7 +225,7 @@ impl Crowd {
         open
     }
 
-    /// What is worth to be changed, and the versions that were seen.
+    /// Remembers the reservations that are worth changing, and the versions that were seen.
     fn remember(&self, request: &Request, answer: Option<&Answer>) {
         let mut made = self.made.lock().expect("no panic under the lock");
         let shown = match answer {
@@ -248,7 +248,7 @@ impl Crowd {
     }
 }
 
-/// The same request, as a client sends it again.
+/// The same request, as a client resends it.
 pub fn again(request: &Request) -> Request {
     let mut again = request.clone();
     if let Request::Reserve(booking) = &mut again {
@@ -258,7 +258,7 @@ pub fn again(request: &Request) -> Request {
 }
 
 impl Crowd {
-    /// Partners are known in runs that limit them.
+    /// In runs with limits, the callers are known as partners.
     fn command(&self, request: &Request) -> Command {
         let mut command = command(request);
         if let (Command::Reserve(reserve), Some(limits)) = (&mut command, self.habits.limits) {

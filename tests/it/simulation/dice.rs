@@ -1,4 +1,4 @@
-//! All chance of a run, from one seed.
+//! All randomness of a run, from one seed.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
@@ -9,11 +9,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use uuid::Uuid;
 
 thread_local! {
-    /// For ids, which the engine asks for without an argument.
+    /// For ids, which the engine gets from a function without arguments.
     static IDS: RefCell<StdRng> = RefCell::new(StdRng::seed_from_u64(0));
 }
 
-/// The run of this thread makes these ids from now on.
+/// Seeds the ids of the run on this thread.
 pub fn seed_ids(seed: u64) {
     IDS.set(StdRng::seed_from_u64(seed));
 }
@@ -35,12 +35,12 @@ impl Dice {
         self.locked(|random| random.random_bool(of_one))
     }
 
-    /// From the first to before the second.
+    /// From the first, inclusive, to the second, exclusive.
     pub fn between(&self, from: usize, to: usize) -> usize {
         self.locked(|random| random.random_range(from..to))
     }
 
-    /// Up to so many milliseconds, to the microsecond.
+    /// Up to this many milliseconds, with a resolution of a microsecond.
     pub fn pause(&self, max_ms: u64) -> Duration {
         Duration::from_micros(self.locked(|random| random.random_range(0..=max_ms * 1_000)))
     }

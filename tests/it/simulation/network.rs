@@ -1,4 +1,5 @@
-//! The way from a replica to the database, which delays, loses and breaks.
+//! The network from a replica to the database, which delays and loses messages and breaks
+//! connections.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -16,10 +17,10 @@ use super::dice::Dice;
 use super::server::{Server, Session, SessionLost, Ticket};
 use super::trace::{Trace, What};
 
-/// How likely the faults are, of one; and how slow everything is.
+/// The probabilities of the faults, from 0 to 1, and how slow everything is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weather {
-    /// No connection is to be had.
+    /// No connection can be made.
     pub refused: f64,
     /// The statement ends with an error, and did nothing.
     pub error: f64,
@@ -49,7 +50,7 @@ impl Weather {
     };
 }
 
-/// What becomes of one statement on its way.
+/// What happens to one statement on its way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fate {
     Arrives,
@@ -60,10 +61,10 @@ pub enum Fate {
     Silent,
 }
 
-/// Far above what the replicas bound their own waits by.
+/// Far longer than the replicas' bounds on their own waits.
 const FAR: Duration = Duration::from_secs(10);
 
-/// What all replicas reach the database through.
+/// The network through which all replicas reach the database.
 pub struct Network {
     pub server: Server,
     pub dice: Dice,
@@ -93,8 +94,8 @@ impl Network {
         sleep(self.dice.pause(self.weather().latency_max_ms)).await;
     }
 
-    /// A statement, from the moment at which it is written to a connection. It goes on when nobody
-    /// waits for its answer any more.
+    /// Runs a statement from the moment at which it is written to a connection. It runs to its end
+    /// even if nobody waits for its answer any more.
     async fn run(
         self: Arc<Self>,
         incarnation: u64,
@@ -128,7 +129,7 @@ impl Network {
         };
         self.travel().await;
         if fate == Fate::AnswerLost || fate == Fate::Silent {
-            // A silent connection stays open: the caller finds out by its own time.
+            // A silent connection stays open: only the caller's own time-out ends the wait.
             if fate == Fate::Silent {
                 std::future::pending::<()>().await;
             }
@@ -146,7 +147,7 @@ enum Statement {
     Fence,
 }
 
-/// What the server says of a statement.
+/// The server's answer to a statement.
 enum Told {
     Commit(Result<Commit, CommitError>),
     Fence(Result<(), CommitError>),
@@ -159,7 +160,7 @@ fn failed() -> Told {
 /// A replica's store.
 pub struct Remote {
     network: Arc<Network>,
-    /// Set when the replica is killed: it hears of nothing more.
+    /// Cancelled when the replica is killed: it receives nothing from then on.
     killed: CancellationToken,
     /// The incarnation of the server on which a commit of this replica has succeeded.
     trusted: Mutex<Option<u64>>,
@@ -171,11 +172,11 @@ impl Remote {
         Self { network, killed, trusted: Mutex::default(), baton: Mutex::default() }
     }
 
-    /// A session on which something was committed before, as the real store's are.
+    /// A session on which something was committed before it is used, as in the real store.
     async fn session(&self, until: Instant) -> Result<Session<'_>, Unavailable> {
         let network = &self.network;
         if network.dice.chance(network.weather().refused) {
-            // Each call ends by its time.
+            // Each call ends by its deadline.
             let _ = timeout_at(until, network.travel()).await;
             return Err(Unavailable::TimedOut);
         }
@@ -189,7 +190,7 @@ impl Remote {
         Ok(session)
     }
 
-    /// What a process that was killed does not live to see.
+    /// Does the work, unless the replica is killed: a killed process never sees the result.
     async fn lived<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
@@ -198,7 +199,7 @@ impl Remote {
         }
     }
 
-    /// `None` when nobody knows what became of it.
+    /// Sends a statement; `None` if its outcome is unknown.
     async fn send(
         &self,
         statement: Statement,
@@ -264,7 +265,8 @@ impl Remote {
     }
 }
 
-/// A baton of which the replica has not heard. Its session ends, some time later, if it never does.
+/// A baton that the replica has not received yet. If it never does, its session ends some time
+/// later.
 struct Granted {
     network: Arc<Network>,
     ours: Option<Ticket>,
@@ -305,7 +307,7 @@ impl Store for Remote {
         };
         match (&commit, baton) {
             (Ok(Commit::VersionMoved), _) => *self.baton() = baton,
-            // With its connection.
+            // The baton goes with its connection.
             (Err(_), Some(ours)) => self.network.server.pass_baton(ours),
             (_, _) => {}
         }

@@ -1,8 +1,8 @@
-//! The database server as its clients meet it: it restarts, it waits for its standby, and it is
-//! replaced by it.
+//! The database server as its clients meet it: it restarts, waits for its standby, and is replaced
+//! by the standby.
 //!
 //! A commit of PostgreSQL that waits for a synchronous standby keeps its row locked and its effect
-//! hidden. If the wait is broken off by a restart, the effect is there, and may be lost with the
+//! hidden. If a restart interrupts the wait, the effect is visible, and may be lost with the
 //! machine; if the standby takes over, it never was.
 
 use std::sync::{Mutex, MutexGuard};
@@ -24,8 +24,8 @@ const BATON_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub struct Server {
     state: Mutex<State>,
-    /// Told of everything that a statement may wait for. Not a `watch` channel: that one wakes its
-    /// receivers in an order of chance.
+    /// Notified of every change that a statement may wait for. Not a `watch` channel, which wakes
+    /// its receivers in random order.
     changes: Notify,
     started: Instant,
 }
@@ -33,18 +33,19 @@ pub struct Server {
 struct State {
     /// What statements see.
     visible: Database,
-    /// What the standby has of it: the state after some version.
+    /// What the standby has: the state after some version.
     replicated: Database,
-    /// Counted up when all sessions end.
+    /// Incremented whenever all sessions end.
     incarnation: u64,
     up: bool,
     standby: bool,
-    /// The commit that waits for the standby, with the event's row locked, and what it makes.
+    /// The commit that waits for the standby, with the event's row locked, and the state that it
+    /// makes.
     waiting: Option<(Ticket, Database)>,
     tickets: Ticket,
-    /// The last commit that had waited and went on.
+    /// The last commit that waited for the standby and then succeeded.
     confirmed: Ticket,
-    /// Who has the event's baton.
+    /// The owner of the event's baton.
     baton: Option<Ticket>,
 }
 
@@ -71,13 +72,14 @@ impl Server {
         Self { state: Mutex::new(state), changes: Notify::new(), started: Instant::now() }
     }
 
-    /// A session; none while the server is down.
+    /// A session; `None` while the server is down.
     pub fn connect(&self) -> Option<Session<'_>> {
         let state = self.state();
         state.up.then_some(Session { server: self, incarnation: state.incarnation })
     }
 
-    /// The server goes down without warning. What waited for the standby is there afterwards.
+    /// The server goes down without warning. A commit that waited for the standby is visible
+    /// afterwards.
     pub fn crash(&self) {
         self.change(|state| {
             if let Some((_, made)) = state.waiting.take() {
@@ -110,7 +112,7 @@ impl Server {
         });
     }
 
-    /// The standby takes over, with what it has. It has a standby of its own.
+    /// The standby takes over with the state that it has. It has a standby of its own.
     pub fn fail_over(&self) {
         self.change(|state| {
             state.waiting = None;
@@ -122,12 +124,12 @@ impl Server {
         });
     }
 
-    /// The session that has it passes it on, or ends.
+    /// Frees the baton if it is `ours`: its session passes it on, or ends.
     pub fn pass_baton(&self, ours: Ticket) {
         self.change(|state| state.baton = state.baton.filter(|baton| *baton != ours));
     }
 
-    /// What is there when all is over.
+    /// The database as statements see it.
     pub fn database(&self) -> Database {
         self.state().visible.clone()
     }
@@ -149,7 +151,7 @@ impl Server {
 /// A connection, as long as it lasts.
 pub struct Session<'a> {
     pub server: &'a Server,
-    /// Which life of the server it belongs to.
+    /// The incarnation of the server that it belongs to.
     pub incarnation: u64,
 }
 
@@ -167,7 +169,7 @@ impl Session<'_> {
         Ok(self.alive()?.visible.batch_at(version))
     }
 
-    /// Waits for the baton for a while, and reads the event then.
+    /// Waits for the baton for a limited time, and then reads the event.
     pub async fn take_baton(&self) -> Result<Option<(Ticket, EventNow)>, SessionLost> {
         let wait_by = Instant::now() + BATON_TIMEOUT;
         while self.alive()?.baton.is_some() {
@@ -188,7 +190,7 @@ impl Session<'_> {
         batch: &Batch,
         ours: Option<Ticket>,
     ) -> Result<Result<Commit, CommitError>, SessionLost> {
-        // A row that is seen not to match is not waited for.
+        // A statement does not wait for the lock of a row that visibly does not match.
         if self.alive()?.visible.event.version != batch.base_version {
             return Ok(Ok(Commit::VersionMoved));
         }
@@ -206,7 +208,7 @@ impl Session<'_> {
     }
 
     pub async fn fence(&self) -> Result<Result<(), CommitError>, SessionLost> {
-        // To lock a row is written to the log like any other commit.
+        // Locking a row is written to the write-ahead log like any other commit.
         let locked = self.write(|_| true, |_| Ok(Commit::VersionMoved)).await?;
         Ok(locked.map(|_| ()))
     }
@@ -243,7 +245,7 @@ impl Session<'_> {
             state.waiting = Some((ticket, made));
             (ticket, commit)
         };
-        // Nothing but the standby, or the end of the session, ends this wait.
+        // Only the standby, or the end of the session, ends this wait.
         while self.alive()?.confirmed < ticket {
             self.server.changes.notified().await;
         }

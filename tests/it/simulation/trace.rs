@@ -1,5 +1,5 @@
-//! Everything that happened in a run, in order: what a replay is compared with, and read when a
-//! seed fails.
+//! Everything that happened in a run, in order: it is compared with that of a replay, and read when
+//! a seed fails.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -16,11 +16,11 @@ pub enum What {
     /// A client's call, by its number, at a replica.
     Called(usize, usize, Request),
     Answered(usize, Answer),
-    /// A batch, from a version.
+    /// A batch was sent, based on a version.
     Sent(Uuid, i64, Fate),
-    /// It ran; what the server would say.
+    /// A batch ran, with this answer of the server.
     Ran(Uuid, String),
-    /// A fault of more than one statement.
+    /// A fault that affects more than one statement.
     Happened(String),
 }
 
@@ -40,7 +40,7 @@ impl Trace {
         self.locked(|lines| lines.push((self.started.elapsed(), what)));
     }
 
-    /// How much has happened: a clock that two events never read alike.
+    /// How much has happened: a clock that never shows the same time for two events.
     pub fn len(&self) -> usize {
         self.locked(|lines| lines.len())
     }

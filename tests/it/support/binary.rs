@@ -13,20 +13,20 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Far above what anything here takes.
+/// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ticketboss"));
     command
         .args(arguments)
-        // Nothing of the developer's own settings, and no `.env`.
+        // Without the developer's own settings, and without a `.env`.
         .current_dir("/")
         .env_clear()
         .envs(
             ["PATH", "PG_BIN_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
-        // Any port, unless it is said which.
+        // Any free port, unless the test names one.
         .env("PORT", "0")
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
@@ -48,12 +48,12 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// Returns once it serves.
+    /// Starts the service, and returns once it serves.
     pub async fn serve(environment: &[(&str, &str)]) -> Self {
         Self::serve_after(environment, "", || {}).await
     }
 
-    /// The same; acts when a line of the log has these words in it.
+    /// The same, calling `act` when a line of the log contains these words.
     pub async fn serve_after(environment: &[(&str, &str)], words: &str, act: impl Fn()) -> Self {
         let mut child = command(&[], environment).spawn().expect("the binary is there");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
@@ -74,7 +74,7 @@ impl Binary {
         Self { child, base, log, reading, may_read, unread: None }
     }
 
-    /// Reads no more of its log, until it has ended or [`Self::read_log`] is called.
+    /// Stops reading the log until the process has ended or [`Self::read_log`] is called.
     pub async fn leave_log_unread(&mut self) {
         self.unread = Some(Arc::clone(&self.may_read).lock_owned().await);
     }
@@ -96,7 +96,8 @@ impl Binary {
         kill(Pid::from_raw(self.pid()), signal).expect("it runs");
     }
 
-    /// The exit code (none if a signal ended it) and everything it logged.
+    /// Waits for the process to end. Returns the exit code (`None` if a signal ended it) and its
+    /// log.
     pub async fn ended(mut self) -> (Option<i32>, Vec<String>) {
         let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
         self.read_log();
@@ -135,7 +136,7 @@ async fn address(
     }
 }
 
-/// A directory that the user who runs PostgreSQL may enter, gone at the end.
+/// A directory that the user who runs PostgreSQL may enter, removed when this value is dropped.
 pub struct TemporaryDirectory(std::path::PathBuf);
 
 impl TemporaryDirectory {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::binary::TemporaryDirectory;
 
-/// Far above what anything here takes.
+/// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ARGUMENTS: [&str; 9] = [
@@ -28,7 +28,7 @@ const ARGUMENTS: [&str; 9] = [
     "--disable-dev-shm-usage",
 ];
 
-/// Keeps what goes wrong in a page.
+/// Records the errors of a page.
 const WATCH: &str = "
     const wrong = [];
     const keep = (what) => {
@@ -40,7 +40,7 @@ const WATCH: &str = "
     addEventListener('securitypolicyviolation', (event) => keep(event.blockedURI));
 ";
 
-/// A window.
+/// A browser window.
 pub struct Browser {
     pub driver: WebDriver,
     _chromedriver: Child,
@@ -82,14 +82,14 @@ impl Browser {
         self.driver.goto(address).await.expect("it can be opened");
     }
 
-    /// Closes it, and fails if anything went wrong in the page that nobody handled.
+    /// Closes the browser, and fails if the page has recorded any errors.
     pub async fn close(self) {
         let wrong = self.run("return JSON.parse(sessionStorage.getItem('wrong') ?? '[]')").await;
         assert_eq!(wrong, json!([]), "what went wrong in the page");
         self.driver.quit().await.expect("it closes");
     }
 
-    /// Prefers the dark, or the light.
+    /// Sets the preferred colour scheme: dark or light.
     pub async fn prefer(&self, scheme: &str) {
         let feature = json!({"name": "prefers-color-scheme", "value": scheme});
         self.devtools("Emulation.setEmulatedMedia", json!({"features": [feature]})).await;
@@ -99,13 +99,13 @@ impl Browser {
         self.driver.cdp().send_raw(command, arguments).await.expect("it is done");
     }
 
-    /// What a script returns.
+    /// Runs a script, and returns its result.
     pub async fn run(&self, script: &str) -> Value {
         let ran = self.driver.execute(script, Vec::new()).await;
         ran.unwrap_or_else(|failure| panic!("{script}: {failure}")).json().clone()
     }
 
-    /// Waits until an expression is true of the page.
+    /// Waits until an expression is true in the page.
     pub async fn until(&self, expression: &str) {
         let script = format!(
             "const done = arguments[arguments.length - 1];
@@ -124,7 +124,7 @@ impl Browser {
         }
     }
 
-    /// Waits until an element's text has these words in it.
+    /// Waits until an element's text contains these words.
     pub async fn until_says(&self, selector: &str, words: &str) {
         let (selector, words) = (json!(selector), json!(words));
         self.until(&format!("document.querySelector({selector}).innerText.includes({words})"))
@@ -137,7 +137,7 @@ impl Browser {
         text.as_str().expect("a text").to_owned()
     }
 
-    /// Clicks a button or a link by what it says.
+    /// Clicks the button or link that has this text or label.
     pub async fn click(&self, words: &str) {
         let path = format!(
             "//*[self::button or self::a or self::strong][normalize-space()='{words}' or @aria-label='{words}']"
@@ -147,13 +147,13 @@ impl Browser {
             json!(path)
         ))
         .await;
-        // Of two that say the same, the one in a dialog is the one that can be clicked.
+        // If two have the same text, only the one in the dialog can be clicked.
         let found = self.driver.find_all(By::XPath(path)).await.expect("it is there");
         let button = found.last().expect("one at least");
         button.click().await.unwrap_or_else(|failure| panic!("{words}: {failure}"));
     }
 
-    /// Types into a field of the open dialog, instead of what is there.
+    /// Replaces the content of a field of the open dialog.
     pub async fn fill(&self, name: &str, text: &str) {
         let field = By::Css(format!("dialog [name={name}]"));
         let field = self.driver.find(field).await.expect("the field is there");
@@ -167,7 +167,7 @@ impl Browser {
         keys.perform().await.expect("they can be pressed");
     }
 
-    /// Goes on with the tabulator until this says so of the element that has the focus.
+    /// Presses Tab until the expression is true of `focused`, the element that has the focus.
     pub async fn tab_to(&self, expression: &str) {
         for _ in 0..60 {
             let script = format!("const focused = document.activeElement; return {expression};");
@@ -179,7 +179,7 @@ impl Browser {
         panic!("the tabulator does not lead to {expression}");
     }
 
-    /// Keeps what is seen, below `target/screenshots`.
+    /// Saves a screenshot below `target/screenshots`.
     pub async fn picture(&self, name: &str) {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
         fs::create_dir_all(&folder).expect("a folder can be made");
@@ -195,7 +195,7 @@ async fn port(chromedriver: &mut Child) -> u16 {
         let line = lines.next_line().await.expect("text").expect("it runs");
         if let Some((_, port)) = line.split_once("started successfully on port ") {
             let port = port.trim_end_matches('.').parse().expect("a port");
-            // Whatever else it says must not fill the pipe.
+            // Its further output must not fill the pipe.
             tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
             return port;
         }

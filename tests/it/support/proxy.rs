@@ -1,4 +1,4 @@
-//! A way to PostgreSQL that can be cut.
+//! A proxy in front of PostgreSQL whose connections can be cut.
 
 use std::net::SocketAddr;
 
@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 pub enum Way {
     /// Bytes pass.
     Open,
-    /// Nobody listens, and what was connected is disconnected.
+    /// The port is closed, and existing connections are cut.
     Closed,
-    /// Connections are accepted and kept, and nothing passes.
+    /// Connections are accepted and kept, but nothing passes.
     BlackHole,
 }
 

@@ -1,8 +1,8 @@
-//! A database in memory, which does with the statements of the service what PostgreSQL does, and a
-//! store on it that fails on demand.
+//! A database in memory that does with the service's statements what PostgreSQL does, and a store
+//! on it that fails on demand.
 //!
-//! [`crate::stores`] holds it to what PostgreSQL does. [`crate::simulation`] puts the same database
-//! behind a network that fails at random.
+//! [`crate::stores`] checks that it behaves like PostgreSQL. [`crate::simulation`] puts the same
+//! database behind a network that fails at random.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -25,9 +25,9 @@ use uuid::Uuid;
 pub struct Database {
     pub event: Event,
     pub reservations: BTreeMap<ReservationId, Reservation>,
-    /// From version 1.
+    /// The versions, from 1.
     pub journal: Vec<Journalled>,
-    /// A row of this partner is one that the database refuses.
+    /// The database refuses rows of this partner.
     pub refused_partner: Option<&'static str>,
 }
 
@@ -122,7 +122,7 @@ impl Database {
         Ok(Commit::Committed(counters))
     }
 
-    /// The constraints of the schema, and the previous version of what changes.
+    /// Checks the constraints of the schema, and the previous version of a row that changes.
     fn check(&self, change: &Change) -> Result<(), CommitError> {
         let after = &change.reservation;
         let stored = self.reservations.get(&after.id);
@@ -236,19 +236,19 @@ impl Journalled {
 /// What happens to the next call of `commit`.
 #[derive(Debug)]
 pub enum Fault {
-    /// It happens, and its answer is lost.
+    /// The commit happens, and its answer is lost.
     AnswerLost,
-    /// It does not happen, and nobody can tell.
+    /// The commit does not happen, and the caller cannot tell.
     LostOnTheWay,
-    /// Its answer is lost, and it happens later, just before the next commit runs.
+    /// The answer is lost, and the commit happens later, just before the next one runs.
     LandsLate,
-    /// The same, but another replica's commit comes in between, so that it lands on nothing.
+    /// The same, but another replica's commit comes in between, so that it matches no row.
     OvertakenThenLost,
     /// Another replica's commit takes the version first.
     Overtaken,
-    /// It reports that it did nothing.
+    /// The commit reports that it did nothing.
     Unavailable,
-    /// It does not return before [`Simulated::resume`].
+    /// The commit does not return before [`Simulated::resume`].
     Stalls,
     Panics,
 }
@@ -290,7 +290,7 @@ impl Simulated {
         Self { state: Mutex::new(state), stalled: Notify::new(), resumed: Notify::new() }
     }
 
-    /// A partner may have so many seats of the event from now on.
+    /// Limits each partner to this many seats of the event from now on.
     pub fn limit_partners(&self, seats_max: Option<i32>) {
         self.locked(|state| state.database.event.seats_per_partner_max = seats_max);
     }
@@ -353,8 +353,8 @@ impl Simulated {
         self.locked(|state| state.baton_is_free = false);
     }
 
-    /// How often the baton was asked for, how often it was had, and how often it was passed on without
-    /// a commit.
+    /// How often the baton was asked for, how often it was obtained, and how often it was passed on
+    /// without a commit.
     pub fn batons(&self) -> (usize, usize, usize) {
         self.locked(|state| (state.asked, state.turns, state.passed))
     }
@@ -384,11 +384,11 @@ impl Store for Simulated {
     }
 
     async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {
-        // It goes through the scheduler like anything that waits for a socket.
+        // A commit goes through the scheduler like anything that waits for a socket.
         tokio::task::yield_now().await;
         let fault = self.locked(|state| {
             for late in std::mem::take(&mut state.late) {
-                // Where it no longer applies, nobody hears of it.
+                // If it no longer applies, nobody is told.
                 let _ = state.database.commit(&late, OffsetDateTime::UNIX_EPOCH);
             }
             state.faults.pop_front()

@@ -1,5 +1,4 @@
-//! A folder below `target` where tools from npm and PyPI are at hand, Node.js too, and what is needed
-//! with them.
+//! Folders below `target` in which tools from npm and PyPI, and Node.js, are installed and run.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,7 +9,7 @@ use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// Installing is most of it.
+/// Most of this is for installing.
 const STEP_MAX: Duration = Duration::from_secs(300);
 
 pub struct Workshop {
@@ -18,7 +17,8 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// A folder with the files of one of the project's in it, and the tools of all.
+    /// A folder with a copy of the files in one of the project's folders, and the tools that all
+    /// share.
     pub async fn of(original: &str) -> Self {
         let original = Path::new(env!("CARGO_MANIFEST_DIR")).join(original);
         let name = original.file_name().expect("a folder");
@@ -38,7 +38,7 @@ impl Workshop {
         self.folder.with_file_name("tools")
     }
 
-    /// Node.js and the tools in Python, once.
+    /// Installs Node.js and the tools in Python, once.
     async fn install_tools(&self) {
         static INSTALLING: Mutex<()> = Mutex::const_new(());
         let _one_at_a_time = INSTALLING.lock().await;
@@ -55,7 +55,7 @@ impl Workshop {
         fs::write(done, wanted).expect("it can be written");
     }
 
-    /// What the folder's `package-lock.json` names, once.
+    /// Installs the packages that the folder's `package-lock.json` names, once.
     pub async fn install_packages(&self) {
         if self.read("package-lock.json") != self.read("installed.json") {
             self.run("npm", &["ci", "--no-audit", "--no-fund", "--ignore-scripts"]).await;
@@ -71,10 +71,10 @@ impl Workshop {
         }
     }
 
-    /// What it printed, or all that it said as it failed.
+    /// Runs a command. Returns what it printed, or all of its output if it failed.
     pub async fn attempt(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
         let path = env::var("PATH").expect("a path");
-        // The tools that are installed come first, but not while they are being installed.
+        // The installed tools come first in the path, but not while they are being installed.
         let tools = if program == "python3" { "/none".into() } else { self.tools().join("bin") };
         let mut command = Command::new("env");
         command

@@ -7,7 +7,7 @@ mod holds;
 /// One rule, named by what is wrong once it is broken.
 pub struct Rule {
     pub name: &'static str,
-    /// File, what stands there exactly once, and what takes its place.
+    /// File, the text that occurs there exactly once, and its replacement.
     pub edits: &'static [(&'static str, &'static str, &'static str)],
     /// The edit changes a query, so that `sqlx-data.json` has to follow.
     pub in_sql: bool,
@@ -48,7 +48,7 @@ const fn sql(
     Rule { name, edits, in_sql: true }
 }
 
-/// All of them.
+/// All rules.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
     RULES.iter().chain(holds::RULES).chain(access::RULES).chain(baton::RULES)
 }
@@ -368,7 +368,7 @@ const RULES: &[Rule] = &[
         "a reservation is not found by its key",
         &[(SNAPSHOT, "and idempotency_key = wanted.key", "and idempotency_key > wanted.key")],
     ),
-    // What failures mean
+    // The meaning of failures
     rule(
         "a key that is taken blames the row",
         &[(FAILURES, "code == UNIQUE_VIOLATION", "code == STALE_STATEMENT")],

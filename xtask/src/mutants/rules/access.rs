@@ -1,11 +1,11 @@
-//! The rules about who asks, how much one may have, and whose turn it is.
+//! The rules about callers, limits and turns.
 
 use super::{
     ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, Rule, SNAPSHOT, TURNS, USAGE, rule, sql,
 };
 
 pub const RULES: &[Rule] = &[
-    // Who asks
+    // Callers
     rule(
         "another partner's reservation is touched",
         &[(ALTER, "by.may_touch(&found.partner_id)", "by.may_touch(&found.partner_id) || true")],
@@ -78,7 +78,7 @@ pub const RULES: &[Rule] = &[
             "let by = by.operator_key().cloned().filter(|_| false);",
         )],
     ),
-    // How much one may have
+    // Limits
     rule(
         "what a batch grants counts against nothing",
         &[(LIMITS, "self.used(reserve) + Usage::of(reserve)", "self.used(reserve)")],
@@ -177,7 +177,7 @@ pub const RULES: &[Rule] = &[
             "seats_per_partner_max < 0 or null as limited",
         )],
     ),
-    // Whose turn it is
+    // Turns
     rule(
         "all wait in one line",
         &[

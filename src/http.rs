@@ -179,6 +179,7 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
     openapi::add_access(&mut document);
     openapi::add_request_ids(&mut document);
     openapi::close_bodies(&mut document);
+    openapi::list_codes(&mut document);
     (application, document)
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use actix_web::web::Data;
 use actix_web::{HttpResponse, get};
+use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Ref, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
@@ -21,7 +22,9 @@ use super::reservations::ListBody;
         description = "Book, hold and cancel seats of events. Answered at once; never sold \
             twice.\n\n\
             Every error is `application/problem+json`: `code` is for programs, `detail` for \
-            people. Only what is no valid HTTP is answered 400, 408 or 431 without a body.",
+            people. A path where there is nothing is answered 404 `route_not_found`, a method that \
+            a path does not have 405 `method_not_allowed` with `Allow`. Only what is no valid HTTP \
+            is answered 400, 408 or 431 without a body.",
     ),
     servers((url = "/", description = "This server")),
     // What is open; the rest says for itself which keys it takes.
@@ -82,8 +85,9 @@ pub fn add_access(document: &mut utoipa::openapi::OpenApi) {
         let refusals = responses(&[Code::Unauthenticated, Code::Forbidden, Code::RateLimited]);
         operation.responses.responses.extend(refusals);
         for (status, response) in &mut operation.responses.responses {
+            // Every answer to a key that is good.
             if let RefOr::T(response) = response
-                && (status.starts_with('2') || status == "429")
+                && status != "401"
             {
                 let headers = [
                     ("RateLimit", "With a key: the requests that are left"),
@@ -145,6 +149,18 @@ pub fn close_bodies(document: &mut utoipa::openapi::OpenApi) {
             content.schema = Some(original.clone());
         }
     }
+}
+
+/// Lists the codes of problems, as an enumeration that may grow.
+pub fn list_codes(document: &mut utoipa::openapi::OpenApi) {
+    let components = document.components.as_mut().expect("it has schemas");
+    let problem = components.schemas.get_mut("Problem").expect("it is there");
+    let RefOr::T(Schema::Object(problem)) = problem else { unreachable!("it is an object") };
+    let code = problem.properties.get_mut("code").expect("it has one");
+    let RefOr::T(Schema::Object(code)) = code else { unreachable!("it is a text") };
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.entry().code).collect();
+    let list = ExtensionsBuilder::new().add("x-extensible-enum", codes);
+    code.extensions.get_or_insert_default().merge(list.build());
 }
 
 /// Says of every answer that it has the id of its request.

@@ -26,8 +26,10 @@ const TRUSTED_IDLE_MAX: Duration = Duration::from_millis(500);
 /// A server that does not even complete the handshake in this time counts as unavailable.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A proof that takes longer is most likely running on a dead connection.
-const PROOF_MAX: Duration = Duration::from_secs(60);
+/// A proof that takes longer is most likely running on a dead connection, and is given up. If it was
+/// not, its session is still there, waiting for a standby, so each is given twice as long as the last.
+const FIRST_PROOF_MAX: Duration = Duration::from_secs(60);
+const PROOF_MAX: Duration = Duration::from_secs(60 * 60);
 
 pub(super) struct Connections {
     options: PgConnectOptions,
@@ -36,7 +38,7 @@ pub(super) struct Connections {
     permits: Arc<Semaphore>,
     /// The proof in progress. Only one at a time: on a server whose standby is gone, a proof waits
     /// for ever, even if its client is gone, and such sessions must not fill up the server.
-    proof: AsyncMutex<Option<(Proof, Instant)>>,
+    proof: AsyncMutex<Option<Proof>>,
     /// Last in, first out: a quiet service keeps using the same few, and their plans stay warm.
     idle: Mutex<Vec<Idle>>,
     metrics: PoolMetrics,
@@ -51,7 +53,12 @@ pub(super) struct PoolMetrics {
 }
 
 /// The proof of a session by a commit of its own, in a task that outlives its caller.
-type Proof = AbortOnDropHandle<Result<PgConnection, sqlx::Error>>;
+struct Proof {
+    proving: AbortOnDropHandle<Result<PgConnection, sqlx::Error>>,
+    began: Instant,
+    /// How long it may take.
+    max: Duration,
+}
 
 struct Idle {
     connection: PgConnection,
@@ -126,26 +133,29 @@ impl Connections {
         let until = until.min(Instant::now() + CONNECT_TIMEOUT);
         let mut proof =
             timeout_at(until, self.proof.lock()).await.map_err(|_elapsed| Unavailable::TimedOut)?;
-        if let Some((mut proving, since)) = proof.take()
-            && since.elapsed() < PROOF_MAX
-        {
-            match timeout_at(until, &mut proving).await {
-                Ok(Ok(Ok(connection))) => return Ok(connection),
-                // The proof failed: its server is gone, and another may have taken over by now.
-                Ok(Ok(Err(_)) | Err(_)) => {}
-                Err(_elapsed) => {
-                    *proof = Some((proving, since));
-                    return Err(Unavailable::TimedOut);
+        let mut max = FIRST_PROOF_MAX;
+        if let Some(mut last) = proof.take() {
+            if last.began.elapsed() < last.max {
+                match timeout_at(until, &mut last.proving).await {
+                    Ok(Ok(Ok(connection))) => return Ok(connection),
+                    // The proof failed: its server is gone, and another may have taken over by now.
+                    Ok(Ok(Err(_)) | Err(_)) => {}
+                    Err(_elapsed) => {
+                        *proof = Some(last);
+                        return Err(Unavailable::TimedOut);
+                    }
                 }
+            } else {
+                max = (last.max * 2).min(PROOF_MAX);
             }
         }
-        let (mut proving, since) = (self.prove(self.reach(until).await?), Instant::now());
-        match timeout_at(until, &mut proving).await {
+        let mut next = self.prove(self.reach(until).await?, max);
+        match timeout_at(until, &mut next.proving).await {
             Ok(proved) => {
                 proved.map_err(|_stopping| Unavailable::TimedOut)?.map_err(Unavailable::Connect)
             }
             Err(_elapsed) => {
-                *proof = Some((proving, since));
+                *proof = Some(next);
                 Err(Unavailable::TimedOut)
             }
         }
@@ -163,11 +173,12 @@ impl Connections {
             .map_err(Unavailable::Connect)
     }
 
-    fn prove(&self, mut connection: PgConnection) -> Proof {
-        AbortOnDropHandle::new(self.runtime.spawn(async move {
+    fn prove(&self, mut connection: PgConnection, max: Duration) -> Proof {
+        let proving = AbortOnDropHandle::new(self.runtime.spawn(async move {
             commit_something(&mut connection).await?;
             Ok(connection)
-        }))
+        }));
+        Proof { proving, began: Instant::now(), max }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, raw_sql};
 use thiserror::Error;
 use tokio::time::{sleep, timeout};
 
@@ -12,6 +12,11 @@ use super::connections::CONNECT_TIMEOUT;
 
 /// The pause between two attempts to get the lock for migrating.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How long a migration may wait for a table. Everybody else's statements queue behind it, so that it
+/// gives way to whoever has the table (a dump, a forgotten transaction), and tries again.
+const TABLE_LOCK_MAX: Duration = Duration::from_millis(500);
+const TABLE_LOCK_PAUSE: Duration = Duration::from_millis(500);
+const TABLE_LOCK_ATTEMPTS_MAX: usize = 60;
 /// The table in which sqlx records applied migrations.
 const TABLE: &str = "_sqlx_migrations";
 
@@ -23,6 +28,10 @@ pub enum SchemaError {
     NoAnswer,
     #[error("a migration failed")]
     Migrate(#[from] MigrateError),
+    #[error("migration {version} got no lock on its table: another session keeps it in use")]
+    Locked { version: i64 },
+    #[error("the database's encoding is {encoding}; it must be UTF8")]
+    Encoding { encoding: String },
     #[error("the schema is too old: migration {missing} is missing; run `ticketboss migrate`")]
     TooOld { missing: i64 },
 }
@@ -34,7 +43,11 @@ impl SchemaError {
             Self::TooOld { missing } => {
                 migrator().iter().next().is_some_and(|first| first.version == *missing)
             }
-            Self::Connect(_) | Self::NoAnswer | Self::Migrate(_) => false,
+            Self::Connect(_)
+            | Self::NoAnswer
+            | Self::Migrate(_)
+            | Self::Locked { .. }
+            | Self::Encoding { .. } => false,
         }
     }
 
@@ -55,7 +68,10 @@ impl SchemaError {
                 }
                 None => matches!(failure, sqlx::Error::Io(_)),
             },
-            Self::Migrate(_) | Self::TooOld { .. } => false,
+            Self::Migrate(_)
+            | Self::TooOld { .. }
+            | Self::Locked { .. }
+            | Self::Encoding { .. } => false,
         }
     }
 }
@@ -87,10 +103,89 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), SchemaError> {
         return Ok(());
     }
     // The lock is released when the connection ends.
-    while !try_lock(&mut connection).await? {
-        sleep(LOCK_PAUSE).await;
+    if !try_lock(&mut connection).await? {
+        log::info!("waiting for another process to migrate the database");
+        while !try_lock(&mut connection).await? {
+            sleep(LOCK_PAUSE).await;
+        }
     }
-    migrator().run(&mut connection).await?;
+    while let Some(version) = missing(&mut connection).await? {
+        match CONCURRENT.iter().find(|concurrent| concurrent.version == version) {
+            Some(concurrent) => concurrent.apply(&mut connection).await?,
+            None => apply(&mut connection, version).await?,
+        }
+    }
+    Ok(())
+}
+
+/// Applies one migration in a transaction of its own.
+async fn apply(connection: &mut PgConnection, version: i64) -> Result<(), SchemaError> {
+    set_lock_timeout(connection, TABLE_LOCK_MAX).await?;
+    for _ in 0..TABLE_LOCK_ATTEMPTS_MAX {
+        match migrator().run_to(version, &mut *connection).await {
+            Err(MigrateError::ExecuteMigration(failure, _)) if is(&failure, "55P03") => {
+                log::warn!("migration {version} waits for a table that another session has in use");
+                sleep(TABLE_LOCK_PAUSE).await;
+            }
+            applied => return Ok(applied?),
+        }
+    }
+    Err(SchemaError::Locked { version })
+}
+
+/// A migration that builds or drops an index beside writers, and therefore outside of a transaction:
+/// if it is cut off, the server may finish it all the same, or leave an index that is not valid.
+struct Concurrent {
+    version: i64,
+    index: &'static str,
+    /// Whether the index is there afterwards.
+    builds: bool,
+}
+
+const CONCURRENT: [Concurrent; 3] = [
+    Concurrent { version: 12, index: "reservations_of_partner", builds: true },
+    Concurrent { version: 16, index: "reservations_by_partner", builds: true },
+    Concurrent { version: 17, index: "reservations_of_partner", builds: false },
+];
+
+impl Concurrent {
+    async fn apply(&self, connection: &mut PgConnection) -> Result<(), SchemaError> {
+        // It waits for every transaction there is, and blocks nobody meanwhile.
+        set_lock_timeout(connection, Duration::ZERO).await?;
+        let is_valid = self.is_valid(connection).await.map_err(MigrateError::Execute)?;
+        if is_valid == self.builds.then_some(true) {
+            let done = migrator().skip(&mut *connection, Some(self.version)).await;
+            return Ok(done?);
+        }
+        if self.builds && is_valid.is_some() {
+            let drop = AssertSqlSafe(format!("drop index concurrently {}", self.index));
+            raw_sql(drop).execute(&mut *connection).await.map_err(MigrateError::Execute)?;
+        }
+        Ok(migrator().run_to(self.version, &mut *connection).await?)
+    }
+
+    /// `None` if there is no such index.
+    async fn is_valid(&self, connection: &mut PgConnection) -> Result<Option<bool>, sqlx::Error> {
+        let valid = sqlx::query_scalar!(
+            "-- index_is_valid
+            select indisvalid from pg_index where indexrelid = to_regclass($1)",
+            self.index,
+        );
+        valid.fetch_optional(connection).await
+    }
+}
+
+async fn set_lock_timeout(
+    connection: &mut PgConnection,
+    timeout: Duration,
+) -> Result<(), SchemaError> {
+    let timeout = format!("{}ms", timeout.as_millis());
+    let set = sqlx::query_scalar!(
+        "-- set_lock_timeout
+        select set_config('lock_timeout', $1, false)",
+        timeout,
+    );
+    set.fetch_one(connection).await.map_err(MigrateError::Execute)?;
     Ok(())
 }
 
@@ -117,7 +212,7 @@ async fn missing(connection: &mut PgConnection) -> Result<Option<i64>, MigrateEr
     let applied = match connection.list_applied_migrations(TABLE).await {
         Ok(applied) => applied,
         // Checking must not require the privilege to create the table.
-        Err(MigrateError::Execute(failure)) if is_undefined_table(&failure) => Vec::new(),
+        Err(MigrateError::Execute(failure)) if is(&failure, "42P01") => Vec::new(),
         Err(failure) => return Err(failure),
     };
     let is_applied = |version: i64| applied.iter().any(|done| done.version == version);
@@ -125,11 +220,21 @@ async fn missing(connection: &mut PgConnection) -> Result<Option<i64>, MigrateEr
     Ok(missing)
 }
 
-fn is_undefined_table(failure: &sqlx::Error) -> bool {
-    failure.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42P01")
+fn is(failure: &sqlx::Error, sqlstate: &str) -> bool {
+    failure.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == sqlstate)
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, SchemaError> {
+    // A migration must not go on in a session whose client is gone: nobody would record it.
+    let options = options.clone().options([("client_connection_check_interval", "1000")]);
     let connected = timeout(CONNECT_TIMEOUT, options.connect()).await;
-    connected.map_err(|_elapsed| SchemaError::NoAnswer)?.map_err(SchemaError::Connect)
+    let connected = connected.map_err(|_elapsed| SchemaError::NoAnswer)?;
+    let mut connection = connected.map_err(SchemaError::Connect)?;
+    // Texts are as long as the database says they are, and hold what it can encode.
+    let encoding = sqlx::query_scalar!(
+        r#"-- encoding
+        select current_setting('server_encoding') as "encoding!""#
+    );
+    let encoding = encoding.fetch_one(&mut connection).await.map_err(MigrateError::Execute)?;
+    if encoding == "UTF8" { Ok(connection) } else { Err(SchemaError::Encoding { encoding }) }
 }

@@ -19,6 +19,7 @@ mod hostile;
 mod keys;
 mod limits;
 mod listing;
+mod migrations;
 mod model;
 mod openapi;
 mod operating;

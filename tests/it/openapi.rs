@@ -38,6 +38,11 @@ async fn every_operation_of_the_document_is_there() {
     with_app(async |app| {
         let document = app.get("/openapi.json").await.json();
         assert_eq!(document["openapi"], "3.1.0");
+        let code = &document["components"]["schemas"]["Problem"]["properties"]["code"];
+        let listed = code["x-extensible-enum"].as_array().expect("a list of all codes");
+        for code in codes_of(&document) {
+            assert!(listed.contains(&json!(code)), "{code} is not listed");
+        }
         let id = Uuid::now_v7().to_string();
         let operations = operations(&document);
         assert_eq!(operations.len(), 29);

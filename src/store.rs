@@ -113,7 +113,7 @@ pub struct Snapshot {
     pub now: Timestamp,
 }
 
-/// The event as it is now that its baton is ours.
+/// The event alone, and when it was read.
 #[derive(Debug)]
 pub struct EventNow {
     pub event: Event,

@@ -2,8 +2,8 @@
 //!
 //! First, event by event, the journal is replayed up to the event's version, and each entry is
 //! compared with the reservation that it names. Then, reservation by reservation, the journal of
-//! the version in its row must agree with it. It decides nothing and shares nothing with what
-//! decides.
+//! the version in its row must agree with it. It shares the words of the journal with what decides,
+//! and none of its logic.
 //!
 //! Invariant: it only reads, in short statements, so that it is safe under load: no snapshot is
 //! held between statements, and concurrent changes are not mistaken for faults.

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
@@ -15,10 +16,12 @@ use super::Batching;
 use crate::domain::{Command, EventId};
 use crate::store::PostgresStore;
 
-/// How long after its end a hold's seats may still be shown as taken.
+/// Between two searches, if the last one found nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How many events are swept before the next search for due holds, at most.
 const EVENTS_MAX: i64 = 100;
+/// How many of them at once, so that one whose batcher is busy does not hold up the others.
+const EVENTS_AT_ONCE: usize = 8;
 
 /// Sweeps as long as the future is polled.
 pub async fn sweep(
@@ -51,13 +54,14 @@ async fn sweep_once(
     let metrics = &batching.0.metrics;
     metrics.events_with_due_holds.set(events.len() as i64);
     metrics.sweeper_looked.set(OffsetDateTime::now_utc().unix_timestamp());
-    let mut swept = false;
-    for id in events.iter().filter_map(|id| EventId::parse(id)) {
+    let ids: Vec<EventId> = events.iter().filter_map(|id| EventId::parse(id)).collect();
+    let sweeping = stream::iter(ids).map(|id| async move {
         let until = Instant::now() + request_timeout;
-        match batching.submit(&id, Command::Sweep, until).await {
-            Ok(_) => swept = true,
-            Err(rejection) => log::debug!("event {id} was not swept: {rejection:?}"),
-        }
-    }
-    swept
+        let swept = batching.submit(&id, Command::Sweep, until).await;
+        swept
+            .inspect_err(|rejection| log::debug!("event {id} was not swept: {rejection:?}"))
+            .is_ok()
+    });
+    let swept: Vec<bool> = sweeping.buffer_unordered(EVENTS_AT_ONCE).collect().await;
+    swept.contains(&true)
 }

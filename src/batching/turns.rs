@@ -118,8 +118,8 @@ impl<T: Waiting> Turns<T> {
     pub fn pop(&mut self) -> Option<T> {
         while self.len > 0 {
             let (place, slot) = self.order.pop_first()?;
-            // Front places do not turn it back.
-            self.now = self.now.max(place.turn);
+            debug_assert!(place.turn >= self.now, "no place is given in the past");
+            self.now = place.turn;
             let Some(item) = self.change(slot, VecDeque::pop_front) else {
                 // The caller's turn has come again, so what it had before no longer counts.
                 self.forget(slot);

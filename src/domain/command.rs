@@ -48,7 +48,7 @@ impl Command {
         }
     }
 
-    /// Rows that it may write.
+    /// Rows that it counts for in a batch and in turns; holds that it expires do not count.
     pub fn rows(&self) -> usize {
         match self {
             Self::Reserve(reserve) => reserve.items.len(),

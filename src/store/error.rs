@@ -5,7 +5,8 @@ use thiserror::Error;
 
 use super::Commit;
 
-/// Nothing was changed, and the answer is not known: the database could not be asked in time.
+/// Why the database gave no answer. A read or a commit has changed nothing then. Of an event or a key
+/// that was to be written this is certain only if no statement was sent: `Busy` and `Connect`.
 #[derive(Debug, Error)]
 pub enum Unavailable {
     #[error("no connection was free in time")]

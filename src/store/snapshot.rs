@@ -41,8 +41,8 @@ pub(super) async fn snapshot(
 /// The usage of limited partners comes in separate rows, and only if it matters. It is found by the
 /// number under which its index has event and partner.
 ///
-/// Holds past their time are read only if the available seats may not suffice; `limit` and what is
-/// asked for bound how many.
+/// Holds past their time are read only if the available seats may not suffice, and no more than
+/// [`DUE_HOLDS_MAX`] of them.
 ///
 /// `offset 0` keeps the planner from reversing the join by key, and from finding a partner's rows
 /// in any other way: a plan made while the table was empty would read all of it for each batch once
@@ -203,7 +203,7 @@ impl SnapshotRow {
         Ok(Some((partner_id.ok_or_else(unreadable)?, Usage { seats, holds })))
     }
 
-    /// The columns of the outer join that are never null are all there, or none is.
+    /// `None` where no reservation was joined, or the row is about a partner's usage.
     fn reservation(self, event_id: &EventId) -> Option<ReservationRow> {
         Some(ReservationRow {
             id: self.id?,

@@ -249,7 +249,7 @@ async fn what_is_another_partners_is_not_there() {
         let path = format!("/reservations/{id}");
         assert_eq!(app.send_as(&ours, Method::GET, &path, Value::Null).await.json(), before);
 
-        // A listing has only what is one's own, and a key that was used by another is unused.
+        // Listings and exports have only the caller's own reservations.
         let all = "/events/node-meetup-2025/reservations";
         let listed = app.send_as(&theirs, Method::GET, all, Value::Null).await.json();
         assert_eq!(listed["items"], json!([]));

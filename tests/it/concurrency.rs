@@ -211,7 +211,7 @@ async fn a_pause_stops_sales_on_every_replica() {
     database.audit().await;
 }
 
-/// Two processes that do not wait for each other, each with clients of its own on the hot event.
+/// Two processes, each with clients of its own on the hot event.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_refused_because_another_replica_is_busy() {
     let database = TestDatabase::create().await;

@@ -71,7 +71,7 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         browser.click("Cancel the reservation").await;
         browser.until_says("#seats-free", "17").await;
 
-        // Of what was held: seats that nobody has are never shown as sold.
+        // While a hold comes and goes, the number of sold seats never drops below what is sold.
         browser.run(NEGATIVE).await;
         let held = json!({"partnerId": "abc-corp", "seats": 5, "holdSeconds": 600});
         let held = app.made_in("rust-meetup", held).await;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{TestApp, with_app};
 
-/// Posts a body as it stands and checks that it is refused, for this reason and without a trace.
+/// Posts a body as it stands and checks that it is refused for this reason.
 async fn refused(app: &TestApp, body: &str, status: u16, code: &str) -> serde_json::Value {
     let answer = app.send(Method::POST, "/reservations", &[], Some(body.to_owned())).await;
     answer.problem(status, code)

@@ -177,7 +177,7 @@ async fn what_the_process_takes_is_told() {
     service.stop().await;
 }
 
-/// The names in an expression of PromQL that are ours, and the labels that are beside them.
+/// The names of metrics in an expression of PromQL that are the service's or its process's.
 fn names_in(text: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !word(c));

@@ -42,7 +42,7 @@ pub fn postgres_programs() -> PathBuf {
     cluster().binary("psql").parent().expect("it is in a directory").to_owned()
 }
 
-/// A database that belongs to one test, with the schema in it.
+/// A database that belongs to one test.
 pub struct TestDatabase {
     pub url: String,
     pub options: PgConnectOptions,
@@ -86,7 +86,7 @@ impl TestDatabase {
         Self { options: url.parse().expect("a URL"), url }
     }
 
-    /// Makes an event the way an operator does, until there is an API for it.
+    /// Inserts an event directly, for tests that run without the service.
     pub async fn insert_event(&self, id: &str, seats: i32) {
         sqlx::query(
             "insert into events (id, name, initial_seats, total_seats, available_seats)

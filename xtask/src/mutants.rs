@@ -24,10 +24,10 @@ const COMMAND: &str = "make mutants";
 const TESTS_MAX: Duration = Duration::from_secs(900);
 /// Once a test has failed, the others have this long to end.
 const OTHERS_MAX: Duration = Duration::from_secs(20);
-/// The tests that need no database come first: mostly one of them notices.
 const FAST: &[&str] = &["--lib", "--test", "it"];
 /// Killed halfway, these tests would leave a suspended server or a mounted disk behind.
 const SKIPPED: &[&str] = &["--skip", "the_database_stands_still", "--skip", "the_disk_is_full"];
+/// These tests come first: they are quick, and mostly one of them notices.
 const FAST_FILTER: &[&str] = &[
     "decide",
     "engine",

@@ -46,7 +46,7 @@ impl Batch<'_> {
         let now = self.event;
         let ChangeEvent { name, total_seats, status, sales_open_at, sales_close_at, .. } = wanted;
         let sales_close_at = sales_close_at.filter(|close| *close != now.sales_close_at);
-        // Another end of the sales, and they have not reached it.
+        // With another end, sales go on; if that has passed, too, the next booking ends them again.
         let reopened = sales_close_at
             .filter(|_| now.status == EventStatus::Ended)
             .map(|_| EventStatus::OnSale);

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::engine::{Engine, made};
 use crate::stores::{TIMEOUT, insert};
-use crate::support::TestDatabase;
 use crate::support::simulated::Fault;
+use crate::support::{TestDatabase, eventually};
 
 #[tokio::test(start_paused = true)]
 async fn after_a_lost_race_a_batcher_waits_for_its_turn() {
@@ -122,7 +122,8 @@ async fn replicas_pass_the_baton_on() {
             }
         }
     });
-    while !waits_for_baton(&mut connection).await {}
+    eventually("a replica waits for the baton", async || waits_for_baton(&mut connection).await)
+        .await;
     committed(one.commit(&insert(&event, 1, 1, None), until).await);
     assert_eq!(waiting.await.expect("no panic"), 2);
     // A commit that fails at any point releases the baton, and so does a replica that commits

@@ -1,6 +1,6 @@
 //! The journal over HTTP: as a feed, and as a stream.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -147,12 +147,14 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
         let held = json!({"partnerId": "abc-corp", "seats": 5, "holdSeconds": 60});
         let sold = json!({"partnerId": "xyz", "seats": 4});
         let kept = app.made_in("e", held.clone()).await;
-        app.post(&format!("{kept}/extend"), json!({"holdSeconds": 100})).await;
-        app.post(&format!("{kept}/confirm"), json!(0)).await;
+        let extended = app.post(&format!("{kept}/extend"), json!({"holdSeconds": 100})).await;
+        let confirmed = app.post(&format!("{kept}/confirm"), json!(null)).await;
         let cancelled = app.made_in("e", sold.clone()).await;
-        app.delete(&cancelled).await;
+        let cancelled = app.delete(&cancelled).await;
         let shrunk = app.made_in("e", sold).await;
-        app.patch(&shrunk, "*", json!({"seats": 1})).await;
+        let shrunk = app.patch(&shrunk, "*", json!({"seats": 1})).await;
+        let done = [extended, confirmed, cancelled, shrunk].map(|answer| answer.status.as_u16());
+        assert_eq!(done, [200, 200, 204, 200]);
         app.made_in("e", held).await;
         app.end_holds().await;
         // Either the sweeper or this booking expires the hold, whichever comes first.
@@ -163,7 +165,8 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
         app.post("/events/e/reservations/batch", list).await.made();
         let window = json!({"salesCloseAt": "2000-01-01T00:00:00Z", "name": "E"});
         assert_eq!(app.patch("/events/e", "*", window).await.status, 200);
-        app.post("/events/e/reservations", json!({"partnerId": "a", "seats": 1})).await;
+        let late = app.post("/events/e/reservations", json!({"partnerId": "a", "seats": 1})).await;
+        late.problem(409, "sales_closed");
         let open = json!({"salesCloseAt": null, "totalSeats": 120, "status": "on_sale"});
         assert_eq!(app.patch("/events/e", "*", open).await.status, 200);
 
@@ -176,6 +179,9 @@ async fn a_mirror_of_the_feed_has_what_the_listing_has() {
             let mut mirror = Mirror { available: 100, ..Mirror::default() };
             versions.iter().for_each(|version| mirror.apply(version));
             assert_eq!(event["availableSeats"], mirror.available);
+            let changes = versions.iter().flat_map(|it| it["changes"].as_array().expect("a list"));
+            let kinds: BTreeSet<_> = changes.map(|change| change["type"].to_string()).collect();
+            assert_eq!(kinds.len(), 8, "each kind there is: {kinds:?}");
             let listed = app.get("/events/e/reservations?limit=200").await.json();
             let listed = listed["items"].as_array().expect("a list");
             assert_eq!(listed.len(), mirror.reservations.len());

@@ -51,7 +51,7 @@ async fn an_outage_is_said_and_ends_by_itself() {
                 assert_eq!(app.get("/health").await.status, 200);
             }
             proxy.set(Way::Open);
-            while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
+            proxy.is_open().await;
             app.reserve(1).await.made();
             let event = app.get("/reservations").await.json();
             // Bookings with an unknown outcome were made once or not at all.
@@ -71,9 +71,9 @@ async fn a_connection_that_breaks_between_requests_is_not_noticed() {
             app.reserve(1).await.made();
             proxy.set(Way::Closed);
             // The proxy has cut its connections once its port is closed.
-            while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
+            proxy.is_closed().await;
             proxy.set(Way::Open);
-            while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
+            proxy.is_open().await;
             assert_eq!(app.get("/reservations").await.status, 200);
         }
         assert_eq!(app.get("/reservations").await.json()["reservationCount"], 5);
@@ -92,10 +92,10 @@ async fn a_database_that_went_while_nothing_happened_leaves_no_doubt() {
         // Longer than a connection is used without a check.
         tokio::time::sleep(Duration::from_millis(700)).await;
         proxy.set(Way::Closed);
-        while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
+        proxy.is_closed().await;
         app.reserve(1).await.problem(503, "database_unavailable");
         proxy.set(Way::Open);
-        while tokio::net::TcpStream::connect(proxy.address).await.is_err() {}
+        proxy.is_open().await;
         assert_eq!(app.get("/reservations").await.json()["reservationCount"], 1);
     })
     .await;
@@ -148,7 +148,7 @@ async fn end_the_one_that_waits(watcher: &mut PgConnection) -> bool {
 async fn a_start_waits_for_the_database() {
     let (database, proxy, url) = behind_a_proxy().await;
     proxy.set(Way::Closed);
-    while tokio::net::TcpStream::connect(proxy.address).await.is_ok() {}
+    proxy.is_closed().await;
     let starting = tokio::spawn(async move {
         let settings = [("DATABASE_URL", url.as_str())];
         Binary::serve_after(&settings, "the database is away", || proxy.set(Way::Open)).await

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tokio::task::JoinSet;
 
-use crate::support::TestDatabase;
 use crate::support::binary::{Binary, TemporaryDirectory, command};
+use crate::support::{TestDatabase, eventually};
 
 async fn reserve(base: &str) -> Value {
     let body = json!({"partnerId": "abc-corp", "seats": 1});
@@ -334,13 +334,10 @@ async fn a_throwaway_database_goes_when_its_owner_is_killed() {
         sqlx::query_as("show data_directory").fetch_one(&mut connection).await.expect("it answers");
     child.kill().await.expect("it runs");
     // The connection ends with the server, and the directory goes right after.
-    while sqlx::query("select pg_sleep(0.05)").execute(&mut connection).await.is_ok() {}
-    let gone = async {
-        while Path::new(&directory).exists() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the directory goes");
+    let ended =
+        async || sqlx::query("select pg_sleep(0.05)").execute(&mut connection).await.is_err();
+    eventually("the server ends", ended).await;
+    eventually("the directory is gone", async || !Path::new(&directory).exists()).await;
 }
 
 /// A stop under load: every accepted request is answered, and every acknowledged booking is stored.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::access::{Holders, KEYS, call};
 use crate::openapi::operations;
 use crate::support::binary::command;
-use crate::support::{TestDatabase, with_database};
+use crate::support::{TestDatabase, eventually, with_database};
 
 /// The rights in `ops/grants.sql` are all that the service needs, and do not include what it must
 /// not do.
@@ -54,7 +54,7 @@ async fn the_service_needs_few_rights() {
             let event = app.send_as(&operator, Method::GET, event, Value::Null).await;
             event.json()["heldSeats"].as_i64().expect("a number")
         };
-        while held().await > 0 {}
+        eventually("no hold is left", async || held().await == 0).await;
         let environment = [("DATABASE_URL", app.database.url.as_str())];
         let verified = command(&["verify"], &environment).output().await.expect("it runs");
         assert_eq!(verified.status.code(), Some(0), "{verified:?}");

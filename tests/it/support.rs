@@ -28,6 +28,17 @@ pub const DEFAULT_EVENT: &str = "node-meetup-2025";
 /// Far longer than anything takes: it ends waits that would never end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Returns once the condition holds. One that never does fails the test, instead of hanging it.
+pub async fn eventually(condition: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_elapsed| panic!("it never came about that {condition}"));
+}
+
 /// The server that all tests share. It goes away with the process.
 fn cluster() -> &'static ThrowawayPostgres {
     static CLUSTER: OnceLock<ThrowawayPostgres> = OnceLock::new();

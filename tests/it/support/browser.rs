@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 use std::{env, fs};
 
 use serde_json::{Value, json};
@@ -11,10 +10,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::PATIENCE;
 use super::binary::TemporaryDirectory;
-
-/// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const ARGUMENTS: [&str; 9] = [
     "--headless",

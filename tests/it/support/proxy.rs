@@ -7,6 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::eventually;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Bytes pass.
@@ -35,6 +37,20 @@ impl Proxy {
 
     pub fn set(&self, way: Way) {
         self.way.send(way).expect("the forwarding task runs");
+    }
+
+    /// Returns once it accepts connections.
+    pub async fn is_open(&self) {
+        eventually("the proxy accepts connections", async || self.accepts().await).await;
+    }
+
+    /// Returns once its port is closed: it has cut all connections then.
+    pub async fn is_closed(&self) {
+        eventually("the proxy's port is closed", async || !self.accepts().await).await;
+    }
+
+    async fn accepts(&self) -> bool {
+        TcpStream::connect(self.address).await.is_ok()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The API over HTTP: routes, handlers, bodies, problems.
 //!
-//! The only place that names status codes. Handlers extract, make one call, and render; what a
-//! partner may rely on is in the OpenAPI document, which is made from them.
+//! The only module that names status codes. Handlers extract, make one call, and render. The
+//! contract for partners is the OpenAPI document, which is generated from the handlers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,15 +56,15 @@ pub use rates::Rates;
 pub use service::Readiness;
 pub use stream::Streams;
 
-/// What the handlers work with.
+/// The state that all handlers share.
 pub struct App {
     pub batching: Batching<PostgresStore>,
     pub summaries: Summaries,
     pub store: Arc<PostgresStore>,
     pub default_event: EventId,
     pub request_timeout: Duration,
-    /// For large reads that are made at once (pages of exports and of the feed, and the past of
-    /// streams), so that they leave room for others.
+    /// Limits the large reads that run at the same time (pages of exports and of the feed, and the
+    /// past of streams), so that they leave room for other reads.
     pub large_reads: Arc<Semaphore>,
     pub streams: Streams,
     pub metrics: Metrics,
@@ -73,12 +73,12 @@ pub struct App {
 }
 
 impl App {
-    /// By when a request that is being taken in now has to be answered.
+    /// The deadline of a request that is accepted now.
     fn answer_by(&self) -> Instant {
         Instant::now() + self.request_timeout
     }
 
-    /// Runs a command.
+    /// Submits a command, and waits for its outcome.
     async fn submit(
         &self,
         event_id: &EventId,
@@ -90,7 +90,7 @@ impl App {
     }
 }
 
-/// The whole API as an actix application, one for each worker.
+/// The whole API as an actix application, built once for each worker.
 pub fn application(app: Data<App>, exposure: Exposure) -> actix_web::App<impl Factory> {
     let (application, document) = routes();
     let cors = hardening::cors(&exposure.cors_origins);
@@ -106,7 +106,7 @@ pub fn application(app: Data<App>, exposure: Exposure) -> actix_web::App<impl Fa
         )
         .service(
             SwaggerUi::new("/docs/{_:.*}")
-                // Without this, the page asks a validator on the internet.
+                // Without this, the page contacts a validator on the internet.
                 .config(utoipa_swagger_ui::Config::new(["/openapi.json"]).validator_url("none")),
         )
         .service(console::read_console)
@@ -117,12 +117,12 @@ pub fn application(app: Data<App>, exposure: Exposure) -> actix_web::App<impl Fa
         .wrap(from_fn(finish))
 }
 
-/// The OpenAPI document: the whole contract, for people and for generators of clients.
+/// The OpenAPI document: the whole contract, for people and for client generators.
 pub fn document() -> utoipa::openapi::OpenApi {
     routes().1
 }
 
-/// What an actix application is made of; the library has no shorter name for it.
+/// The factory that an actix application is built on; the library has no shorter name for it.
 pub trait Factory:
     ServiceFactory<
         ServiceRequest,
@@ -149,7 +149,7 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
     let (application, mut document) = actix_web::App::new()
         .into_utoipa_app()
         .openapi(openapi::base())
-        // In this order, since the router tries them one by one: the hottest first.
+        // The router tries these in order, so the busiest come first.
         .service(reservations::make_reservation_of_event)
         .service(reservations::make_reservation)
         .service(events::read_event)
@@ -183,24 +183,25 @@ fn routes() -> (actix_web::App<impl Factory>, utoipa::openapi::OpenApi) {
     (application, document)
 }
 
-/// The id of an event in a path. One that cannot exist is simply not found.
+/// Parses the id of an event in a path. There is no event with a malformed id, so it is simply not
+/// found.
 fn event_id(text: &str) -> Result<EventId, Problem> {
     EventId::parse(text).ok_or_else(Problem::event_not_found)
 }
 
-/// The paths with their methods, to tell a wrong path from a wrong method.
+/// All paths with their methods, to tell an unknown path from a wrong method.
 struct Routes(Vec<(ResourceDef, Vec<&'static str>)>);
 
 impl Routes {
     fn of(document: &utoipa::openapi::OpenApi) -> Self {
         let paths = document.paths.paths.iter();
         let paths = paths.map(|(path, item)| (ResourceDef::new(path.as_str()), methods(item)));
-        // The console is not in the document.
+        // The console is not part of the document.
         let pages = ["/", "/console/{file}"].map(|path| (ResourceDef::new(path), vec![METHODS[0]]));
         Self(paths.chain(pages).collect())
     }
 
-    /// The methods of a path, for `Allow`; `None` where there is nothing at it.
+    /// The methods of a path, for `Allow`; `None` if the path does not exist.
     fn allowed(&self, path: &str) -> Option<String> {
         let here = self.0.iter().filter(|(known, _)| known.is_match(path));
         let here: Vec<&str> = here.flat_map(|(_, methods)| methods).copied().collect();
@@ -217,8 +218,9 @@ fn methods(path: &utoipa::openapi::PathItem) -> Vec<&'static str> {
     there.map(|(method, _)| method).collect()
 }
 
-/// Not actix's own redirect, which has no body: a request's body is kept until that of its answer
-/// is written, and a connection whose request was let go of too early is held until a time-out.
+/// Redirects to the start page of the documentation. This is not actix's own redirect, which has no
+/// response body: a request's body is kept until the response's body is written (see [`unread`]),
+/// and if it is dropped too early, the connection stays open until a time-out.
 async fn to_the_page() -> HttpResponse {
     const PAGE: &str = "/docs/index.html";
     HttpResponse::TemporaryRedirect().insert_header((LOCATION, PAGE)).body(format!("See {PAGE}\n"))
@@ -241,9 +243,9 @@ async fn no_such_route(
     })
 }
 
-/// Around every request: gives it an id, writes out what went wrong, counts it and logs it.
+/// Wraps every request: gives it an id, renders its problem if there is one, counts it and logs it.
 ///
-/// A HEAD is answered as a GET whose body the encoder leaves out.
+/// A HEAD is handled as a GET; the encoder leaves out the body.
 async fn finish(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -262,7 +264,7 @@ async fn finish(
     let took = arrived.elapsed();
     let route = metrics::route(answered.request().path());
     app.metrics.answered(method, route, answered.status(), took);
-    // A defect is an operator's business; the rest is looked for by who asks about one request.
+    // Operators have to know about defects; the other lines are for looking up a single request.
     let is_defect = answered.status() == StatusCode::INTERNAL_SERVER_ERROR;
     let level = if is_defect { log::Level::Error } else { log::Level::Info };
     log::log!(
@@ -287,7 +289,8 @@ async fn finish(
     Ok(answered)
 }
 
-/// An answer as it goes out, and in a word what it is: the code of the problem, if it is one.
+/// Renders the final response, and returns it with its outcome in a word: the code of the problem,
+/// if it is one.
 fn write_out(
     answered: ServiceResponse,
     id: &str,
@@ -308,7 +311,7 @@ fn write_out(
             (problem.respond(id), problem.code)
         }
     };
-    // Whether a page of others may read it.
+    // These tell browsers whether a page of another origin may read the response.
     for (name, value) in answered.headers() {
         if name.as_str().starts_with("access-control-") || name == VARY {
             response.headers_mut().append(name.clone(), value.clone());
@@ -317,14 +320,14 @@ fn write_out(
     (ServiceResponse::new(answered.into_parts().0, response), code.entry().code)
 }
 
-/// On a request that is answered as a GET.
+/// Marks a HEAD request that is handled as a GET.
 struct WasHead;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A longer one is not an id, and not worth a place in the log.
+/// A longer value is not taken for an id, since it would only fill the log.
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
-/// The caller's id for the request, if it can be echoed, and one of ours otherwise.
+/// The caller's id for the request if it can be echoed, otherwise a generated one.
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(X_REQUEST_ID).and_then(|given| given.to_str().ok());
     let sane = |id: &&str| {
@@ -334,7 +337,7 @@ fn request_id(headers: &HeaderMap) -> String {
     given.filter(sane).map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// What a library refuses.
+/// The problem for an error that comes from a library.
 fn of_foreign_error(status: StatusCode, error: Option<&Error>) -> Problem {
     if let Some(refused) = error.and_then(|error| error.as_error::<CorsError>()) {
         let field = match refused {
@@ -344,16 +347,16 @@ fn of_foreign_error(status: StatusCode, error: Option<&Error>) -> Problem {
             CorsError::BadRequestHeaders | CorsError::HeadersNotAllowed => {
                 "Access-Control-Request-Headers"
             }
-            // The library may have more of them one day.
+            // The library may add variants.
             _ => "Origin",
         };
         Problem::wrong(field, format!("is refused: {refused} (see CORS_ORIGINS)"))
     } else if status == StatusCode::NOT_FOUND {
-        Problem::new(Code::RouteNotFound, "There is nothing here; see /openapi.json")
+        Problem::new(Code::RouteNotFound, "There is nothing at this path; see /openapi.json")
     } else if status.is_client_error() {
         Problem::new(Code::ValidationFailed, "The request could not be understood")
     } else {
-        log::error!("an unexpected error: {error:?}");
+        log::error!("unexpected error: {error:?}");
         Problem::internal()
     }
 }

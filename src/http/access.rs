@@ -1,5 +1,5 @@
-//! Who may call what. Each handler names in its signature whom it is for, and is not run for
-//! anybody else.
+//! Who may call what. A handler's signature names the callers it is for; it does not run for any
+//! others.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,19 +19,19 @@ use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
 
 /// Whether callers need a key.
 pub enum Access {
-    /// No, and everybody may do everything.
+    /// They do not: everybody may do everything.
     Off,
     Keys(Guard),
 }
 
-/// Who is let in, and how often.
+/// Which keys are accepted, and the limits that apply to them.
 pub struct Guard {
     pub ring: KeyRing,
     pub rates: Rates,
     pub limits: PartnerLimits,
 }
 
-/// Who calls: `None` where nobody is asked.
+/// The caller; `None` without access control.
 #[derive(Clone)]
 pub struct Identity(Option<Arc<KnownKey>>);
 
@@ -40,7 +40,7 @@ impl Identity {
         self.0.as_deref().map(|known| &known.key)
     }
 
-    /// As the engine knows it.
+    /// The caller as the engine knows it.
     pub fn caller(&self) -> Caller {
         match self.key() {
             None | Some(Key { scope: Scope::Read, .. }) => Caller::Anybody,
@@ -51,7 +51,7 @@ impl Identity {
         }
     }
 
-    /// The partner that it acts for, and for no other.
+    /// The only partner that the caller acts for, if its key is a partner's.
     pub fn partner(&self) -> Option<&PartnerId> {
         match self.key()?.scope {
             Scope::Partner(ref partner_id) => Some(partner_id),
@@ -63,7 +63,7 @@ impl Identity {
         self.key().map(|key| &key.id)
     }
 
-    /// The key, to see whether it is still good later.
+    /// The key, for checking later whether it is still valid.
     pub fn held(&self, access: &Access) -> Option<HeldKey> {
         match access {
             Access::Off => None,
@@ -73,12 +73,12 @@ impl Identity {
         }
     }
 
-    /// The partner that a request is about, which a partner's own need not name.
+    /// The partner that a request is about. A caller with a partner's key need not name it.
     pub fn about(&self, named: Option<PartnerId>) -> Result<Option<PartnerId>, Problem> {
         match (self.partner(), named) {
             (Some(own), Some(named)) if *own != named => Err(Problem::turned_away(
                 Code::Forbidden,
-                format!("This key is for the partner {} alone", own.as_str()),
+                format!("This key is only for the partner {}", own.as_str()),
                 TurnedAway::OtherPartner,
             )),
             (Some(own), None) => Ok(Some(own.clone())),
@@ -87,12 +87,12 @@ impl Identity {
     }
 }
 
-/// Why a caller was not let in.
+/// Why a caller was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TurnedAway {
     NoKey,
     Denied(Denied),
-    /// The key is not for this.
+    /// The key's scope does not allow the request.
     Scope,
     /// The key is for another partner.
     OtherPartner,
@@ -113,7 +113,7 @@ impl TurnedAway {
         Self::TooOften,
     ];
 
-    /// The word in the numbers.
+    /// The value of the label in the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoKey => "no_key",
@@ -130,7 +130,7 @@ impl TurnedAway {
     }
 }
 
-/// A key that something goes on with.
+/// The key of an answer that is still being sent, such as a stream.
 pub struct HeldKey {
     ring: KeyRing,
     id: KeyId,
@@ -142,7 +142,7 @@ impl HeldKey {
     }
 }
 
-/// Names those whom handlers are for, by how their keys are recalled, and by their scopes.
+/// Defines the types of callers by how their keys are recalled, and by the scopes they may have.
 macro_rules! callers {
     ($($(#[$attribute:meta])* $name:ident by $recall:ident: $($scope:ident),+;)+) => { $(
         $(#[$attribute])*
@@ -174,19 +174,19 @@ macro_rules! callers {
 }
 
 callers! {
-    /// Sees what partners may see.
+    /// May see what partners may see.
     Viewer by recall: Partner, Read, Operator;
-    /// Books and changes reservations.
+    /// May book and change reservations.
     Booker by recall: Partner, Operator;
-    /// Sees what belongs to all.
+    /// May see what concerns all partners.
     Overseer by recall: Read, Operator;
-    /// Sees how the service is, when its database is away, too.
+    /// May see the state of the service, even while the database is unavailable.
     Monitor by recall_last: Read, Operator;
-    /// Changes what belongs to all.
+    /// May change what concerns all partners.
     Operator by recall: Operator;
 }
 
-/// A scope without what belongs to it.
+/// A scope without its data.
 #[derive(PartialEq, Eq)]
 enum Word {
     Partner,
@@ -214,7 +214,8 @@ impl Word {
 
 type Identified<T> = Either<Ready<Result<T, Problem>>, LocalBoxFuture<'static, Result<T, Problem>>>;
 
-/// Nearly always at once; only a key that is new or wrong, or a database that is away, takes time.
+/// Identifies the caller: nearly always at once, but a key that is new or wrong takes time, and so
+/// does a database that is unavailable.
 fn identify<T: 'static>(
     request: &HttpRequest,
     recall: fn(&KeyRing, &[u8]) -> Option<Identification>,
@@ -267,7 +268,7 @@ impl Guard {
     }
 }
 
-/// What follows `Bearer` (RFC 6750), if it stands there once.
+/// The token after `Bearer` (RFC 6750), if the header is given exactly once.
 fn bearer(request: &HttpRequest) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"Bearer ";
     let mut given = request.headers().get_all(AUTHORIZATION);
@@ -278,6 +279,6 @@ fn bearer(request: &HttpRequest) -> Option<&[u8]> {
 
 fn forbidden(scope: &Scope, allowed: &[&str]) -> Problem {
     let allowed = allowed.join(" or ");
-    let detail = format!("This takes a key with the scope {allowed}, and not {}", scope.as_str());
+    let detail = format!("This requires a key with the scope {allowed}, not {}", scope.as_str());
     Problem::turned_away(Code::Forbidden, detail, TurnedAway::Scope)
 }

@@ -1,4 +1,4 @@
-//! From bytes to values that carry their proof: reading a body, and its fields.
+//! Reads a body, and parses its fields into types that are valid by construction.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,31 +20,32 @@ mod values;
 
 pub use values::text;
 
-/// The largest legal request for one reservation or event is well below 2 KB.
+/// The largest valid request for one reservation or event is well below 2 KB.
 const BODY_BYTES_MAX: usize = 8 * 1024;
-/// So many reservations can be asked for at once.
+/// The maximum number of reservations in one request.
 pub const ITEMS_MAX: usize = 100;
-/// Each may have a reference, and each character of it may be written as an escape.
+/// Each item may have a reference, and each character of it may be written as an escape.
 const LIST_BYTES_MAX: usize = BODY_BYTES_MAX + ITEMS_MAX * 2 * 1024;
-/// A body of that size needs no longer on any network, and who never ends it had better be slow to come
-/// again.
+/// Enough for a body of this size on any network. Not shorter: clients that never complete their
+/// body reconnect when they are cut off, and reconnecting costs more than waiting.
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
-/// So many are told, and not each of a body that is full of them.
+/// The maximum number of errors that are reported for one request: a body may be full of them.
 const ERRORS_MAX: usize = 20;
-const NO_OBJECT: &str = "must be a JSON object, each of its fields given once";
+const NO_OBJECT: &str = "must be a JSON object without duplicate fields";
 
-/// Reads a body of JSON.
+/// Reads a JSON body.
 pub async fn read(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
     read_at_most(BODY_BYTES_MAX, request, payload).await
 }
 
-/// The same, with a list of reservations in it.
+/// The same, for a list of reservations.
 pub async fn read_list(request: &HttpRequest, payload: Payload) -> Result<BytesMut, Problem> {
     read_at_most(LIST_BYTES_MAX, request, payload).await
 }
 
-/// Reads the body of a call that takes none. `null` and an empty object say nothing, either; anything
-/// else means something that would not be done, as when a part of a reservation is to be cancelled.
+/// Reads the body of a call that takes none. `null` and an empty object are accepted, too; anything
+/// else is refused, since it requests something that would not be done, such as cancelling a part
+/// of a reservation.
 pub async fn read_nothing(mut payload: Payload) -> Result<(), Problem> {
     #[derive(Deserialize, Validate)]
     struct Nothing {}
@@ -75,7 +76,7 @@ async fn read_at_most(
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     if request.headers().contains_key(header::CONTENT_ENCODING) {
-        let detail = "The body must not be compressed: send no Content-Encoding";
+        let detail = "The body must not be compressed: omit Content-Encoding";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
     Ok(body)
@@ -83,7 +84,7 @@ async fn read_at_most(
 
 async fn collect_in_time(payload: &mut Payload, bytes_max: usize) -> Result<BytesMut, Problem> {
     timeout(BODY_TIMEOUT, collect(payload, bytes_max)).await.unwrap_or_else(|_elapsed| {
-        let detail = format!("The body did not arrive in {} s", BODY_TIMEOUT.as_secs());
+        let detail = format!("The body did not arrive within {} s", BODY_TIMEOUT.as_secs());
         Err(Problem::new(Code::RequestTimeout, detail))
     })
 }
@@ -115,25 +116,25 @@ where
     check(object(body)?, context, Vec::new())
 }
 
-/// The fields that a body of this form may have.
+/// The fields that a body of this form can have.
 pub trait Fields {
     const FIELDS: &'static [&'static str];
 }
 
-/// The same, where a field that is not known is refused: misspelt, it could turn a hold into a sale.
+/// The same, but unknown fields are refused: a misspelt one could turn a hold into a sale.
 pub fn parse_known<'a, T>(body: &'a [u8], context: &T::Context) -> Result<T, Problem>
 where
     T: Deserialize<'a> + Validate + Fields,
 {
     let parsed = object(body)?;
-    let unknown = |field| FieldError { field, detail: "is no field of this call".into() };
-    // Said first: what is misspelt is often missing, too.
+    let unknown = |field| FieldError { field, detail: "is not a known field".into() };
+    // Reported first, since a misspelt field is often the reason for a missing one.
     let unknown = unknown_fields::<T>(body).map(unknown).collect();
     check(parsed, context, unknown)
 }
 
 fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    // serde would take an array for the fields in their order, too.
+    // serde would also accept an array of the fields in their order.
     let is_object = body.trim_ascii_start().starts_with(b"{");
     let parsed = if is_object {
         serde_json::from_slice::<T>(body)
@@ -145,12 +146,13 @@ fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
         if failure.is_data() {
             Problem::wrong("body", NO_OBJECT)
         } else {
-            Problem::new(Code::MalformedJson, format!("The body is not JSON: {failure}"))
+            Problem::new(Code::MalformedJson, format!("The body is not valid JSON: {failure}"))
         }
     })
 }
 
-/// Beside the `errors` there are already, so that all that is wrong is said at once.
+/// Validates all fields, and adds what is wrong to `errors`, so that everything is reported at
+/// once.
 fn check<T: Validate>(
     parsed: T,
     context: &T::Context,
@@ -163,9 +165,9 @@ fn check<T: Validate>(
     if errors.is_empty() { Ok(parsed) } else { Err(Problem::validation(errors)) }
 }
 
-/// The names that are none of an object's, in their order; nothing is unknown in what is none.
+/// The names of the unknown fields of an object, sorted; none if it is not an object.
 fn unknown_fields<T: Fields>(object: &[u8]) -> impl Iterator<Item = String> {
-    /// Enough of a name to find it.
+    /// Enough of a name to recognise it.
     const NAME_LENGTH_MAX: usize = 64;
     let given: BTreeMap<Cow<'_, str>, IgnoredAny> =
         serde_json::from_slice(object).unwrap_or_default();
@@ -182,7 +184,7 @@ fn field_errors(report: &Report) -> Vec<FieldError> {
     .collect()
 }
 
-/// garde knows a field by its name in Rust, the caller by its name in JSON.
+/// garde knows a field by its name in Rust, callers by its name in JSON.
 fn camel_case(snake_case: &str) -> String {
     let mut words = snake_case.split('_');
     let first = words.next().unwrap_or_default().to_owned();
@@ -193,17 +195,17 @@ fn camel_case(snake_case: &str) -> String {
     })
 }
 
-/// A value that a field of a body may have.
+/// A type that a field of a body can have.
 pub trait FromJson: Sized {
-    /// Ends the sentence that starts with the field's name.
+    /// Completes the sentence that begins with the field's name.
     const MUST_BE: &'static str;
 
-    /// From the JSON text of one value.
+    /// Parses the JSON text of one value.
     fn from_json(json: &str) -> Option<Self>;
 }
 
-/// A field of a body: whatever JSON it had, parsing the body goes on, so that all that is wrong
-/// can be said at once.
+/// A field of a body. A wrong value does not stop the parsing, so that all errors can be reported
+/// at once.
 #[derive(Debug, Default)]
 pub enum Field<T> {
     #[default]
@@ -219,7 +221,7 @@ impl<'de, T: FromJson> Deserialize<'de> for Field<T> {
     }
 }
 
-/// The rule for a field that must be there.
+/// The rule for a required field.
 pub fn required<T: FromJson, C>(field: &Field<T>, _context: &C) -> garde::Result {
     match field {
         Field::Missing => Err(garde::Error::new("is required")),
@@ -228,7 +230,7 @@ pub fn required<T: FromJson, C>(field: &Field<T>, _context: &C) -> garde::Result
     }
 }
 
-/// The rule for a field that may be there.
+/// The rule for an optional field.
 pub fn optional<T: FromJson, C>(field: &Field<T>, _context: &C) -> garde::Result {
     match field {
         Field::Wrong => Err(garde::Error::new(T::MUST_BE)),
@@ -241,7 +243,7 @@ impl<T> Field<T> {
         matches!(self, Self::Is(_))
     }
 
-    /// What was given. Parsing has refused what is wrong.
+    /// What was given. Parsing has already refused anything wrong.
     pub fn given(self) -> Option<T> {
         match self {
             Self::Missing | Self::Wrong => None,
@@ -249,14 +251,14 @@ impl<T> Field<T> {
         }
     }
 
-    /// The same, of a field that is required.
+    /// The same, for a required field.
     pub fn must(self) -> T {
         self.given().expect("parsing refuses a body without a required field")
     }
 }
 
-/// A list of objects, each with its own fields. As with a field, parsing the body goes on whatever
-/// it is.
+/// A list of objects, each with its own fields. As with a field, a wrong value does not stop the
+/// parsing.
 #[derive(Debug, Default)]
 pub enum List<T> {
     #[default]
@@ -267,7 +269,7 @@ pub enum List<T> {
 
 #[derive(Debug)]
 pub enum Item<T> {
-    /// With the first of its fields that is not known.
+    /// An object, and the name of its first unknown field, if it has any.
     Object(T, Option<String>),
     NoObject,
 }
@@ -322,7 +324,7 @@ impl<T: Validate> Validate for Item<T> {
             return report.append(parent(), garde::Error::new(NO_OBJECT));
         };
         if let Some(name) = unknown {
-            let detail = format!("has a field that is not known: {name}");
+            let detail = format!("has an unknown field: {name}");
             report.append(parent(), garde::Error::new(detail));
         }
         fields.validate_into(context, parent, report);
@@ -330,7 +332,7 @@ impl<T: Validate> Validate for Item<T> {
 }
 
 impl<T> List<T> {
-    /// What was given. Parsing has refused what is wrong.
+    /// What was given. Parsing has already refused anything wrong.
     pub fn must(self) -> impl Iterator<Item = T> {
         let Self::Are(items) = self else {
             unreachable!("parsing refuses a body without its list")

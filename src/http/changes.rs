@@ -1,5 +1,5 @@
-//! What changed, version by version, straight from the journal: the feed. The stream of the same is
-//! next door.
+//! The feed: what changed, version by version, straight from the journal. `stream` sends the same
+//! as it happens.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::store::{ReservationChanged, Unavailable, Version, Versions};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
-/// A page ends early with the version that has this many changes in all.
+/// A page ends early, with the version that brings it to this many changes.
 const CHANGES_MAX: i64 = 5_000;
 
 /// What one version of an event changed.
@@ -55,16 +55,16 @@ pub struct ReservationChangedBody<'a> {
     #[schema(value_type = String, format = Uuid)]
     reservation_id: uuid::Uuid,
     partner_id: &'a str,
-    /// Seats that were taken (`reserved`, `held`), given back (`shrunk`, `cancelled`, `expired`), or
-    /// kept (`confirmed`, `extended`).
+    /// The number of seats taken (`reserved`, `held`), given back (`shrunk`, `cancelled`,
+    /// `expired`) or kept (`confirmed`, `extended`).
     seats: i32,
-    /// The operator's key that it was asked for with.
+    /// The id of the operator's key with which the change was requested. Missing if there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     key_id: Option<&'a str>,
 }
 
-/// What became of a reservation.
+/// What happened to a reservation.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes a text")]
@@ -85,7 +85,7 @@ pub struct EventChanged {
     fields: Map<String, Value>,
 }
 
-/// What was changed of the event; the rest stayed as it was.
+/// The properties of the event that were changed; the others stayed as they were.
 #[derive(ToSchema)]
 #[schema(as = EventChanged, rename_all = "camelCase")]
 #[allow(dead_code, reason = "describes a body")]
@@ -97,13 +97,13 @@ pub struct EventChangedBody {
     total_seats: Option<i32>,
     #[schema(nullable = false)]
     status: Option<EventStatusWord>,
-    /// `null` where it was taken away.
+    /// `null` if it was removed.
     #[schema(format = DateTime)]
     sales_open_at: Option<String>,
-    /// `null` where it was taken away.
+    /// `null` if it was removed.
     #[schema(format = DateTime)]
     sales_close_at: Option<String>,
-    /// The operator's key that it was asked for with.
+    /// The id of the operator's key with which the change was requested. Missing if there was none.
     #[schema(nullable = false)]
     key_id: Option<String>,
 }
@@ -115,14 +115,14 @@ pub enum EventChangeType {
     EventChanged,
 }
 
-/// Versions of an event, the oldest first, without a gap.
+/// Versions of an event, oldest first and without gaps.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ChangePage)]
 pub struct PageBody<'a> {
     items: Vec<VersionBody<'a>>,
-    /// The event's version at the moment of the answer: as long as the last item is older, there
-    /// is more.
+    /// The event's version at the time of the answer. As long as the last item's version is lower,
+    /// there are more.
     latest_version: i64,
 }
 
@@ -150,7 +150,8 @@ impl<'a> From<&'a ReservationChanged> for ChangeBody<'a> {
 }
 
 impl ChangeBody<'_> {
-    /// From the journal's document, which has the names of the API, and the words of the table.
+    /// From the document in the journal, whose field names are the API's, and whose values are the
+    /// table's.
     fn of_event(stored: &Map<String, Value>, key_id: Option<&str>) -> Self {
         let mut fields = stored.clone();
         if let Some(key_id) = key_id {
@@ -165,18 +166,18 @@ impl ChangeBody<'_> {
     }
 }
 
-/// What changed
+/// List the changes of an event
 ///
-/// The versions of an event after `after`, the oldest first: each is there once, and none is left
-/// out. A mirror of the event's reservations begins with 0, and goes on from the last version that
-/// it has seen. A page may have fewer than `limit` of them: as long as its last version is below
-/// `latestVersion`, there is more.
+/// The event's versions after `after`, oldest first: each occurs once, and none is left out. A
+/// mirror of the event's reservations starts with 0, and continues from the last version that it
+/// has seen. A page may have fewer than `limit` versions: as long as its last version is below
+/// `latestVersion`, there are more.
 #[utoipa::path(
     tag = "changes",
     params(("eventId" = String, Path, example = "node-meetup-2025"), ChangesQuery),
     security(("key" = ["read", "operator"])),
     responses(
-        (status = 200, description = "A page of them", body = PageBody),
+        (status = 200, description = "A page of versions", body = PageBody),
         ChangesProblems,
     ),
 )]
@@ -192,7 +193,7 @@ pub async fn list_changes(
     let after = query.take("after", VERSION_MUST_BE, version)?.unwrap_or(0);
     let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
     query.end()?;
-    // In a task of its own: see the read of one reservation.
+    // In a task of its own, for the same reason as the read of one reservation.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
     let turn = timeout_at(until, Arc::clone(&app.large_reads).acquire_owned()).await;
     let turn = turn.map_err(|_elapsed| Unavailable::Busy)?;
@@ -209,9 +210,9 @@ pub async fn list_changes(
     Ok(HttpResponse::Ok().json(PageBody { items, latest_version: latest }))
 }
 
-pub const VERSION_MUST_BE: &str = "must be a version, or 0 for all of them";
+pub const VERSION_MUST_BE: &str = "must be a version number, or 0 for all versions";
 
-/// A version as a caller gives it.
+/// Parses a version that a caller has given.
 pub fn version(digits: &str) -> Option<i64> {
     let is_number = (1..=VERSION_DIGITS_MAX).contains(&digits.len())
         && digits.bytes().all(|digit| digit.is_ascii_digit());
@@ -228,7 +229,7 @@ struct ChangesQuery {
     #[param(value_type = i64, required = false, minimum = 0, maximum = 999_999_999_999_999_999i64,
         default = 0)]
     after: Option<i64>,
-    /// How many versions, at most.
+    /// The maximum number of versions on the page.
     #[param(value_type = i32, required = false, minimum = 1, maximum = 1000, default = 100)]
     limit: Option<i32>,
 }

@@ -1,5 +1,5 @@
-//! The console: one page for operators, on the API that partners use. Its files are in the binary,
-//! as they are written, and it asks nobody but this server for anything.
+//! The console: one page for operators, built on the API that partners use. Its files are embedded
+//! in the binary unchanged, and it contacts no other server.
 
 use actix_web::http::header;
 use actix_web::web::Path;
@@ -7,14 +7,14 @@ use actix_web::{HttpResponse, get};
 
 use super::problem::{Code, Problem};
 
-/// Nothing from elsewhere, nothing inline, and nobody may put a frame around it.
+/// Nothing from other origins, nothing inline, and no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
 const PAGE: &str = include_str!("console/index.html");
 
-/// What the page is made of: name, media type, content.
+/// The files of the page: name, media type, content.
 const FILES: [(&str, &str, &str); 13] = [
     ("style.css", "text/css", include_str!("console/style.css")),
     ("icon.svg", "image/svg+xml", include_str!("console/icon.svg")),
@@ -31,7 +31,7 @@ const FILES: [(&str, &str, &str); 13] = [
     ("stream.js", "text/javascript", include_str!("console/stream.js")),
 ];
 
-/// Not in the OpenAPI document: it is for people.
+/// Not in the OpenAPI document, since it is for people.
 #[get("/")]
 pub async fn read_console() -> HttpResponse {
     file("text/html; charset=utf-8", PAGE)
@@ -51,7 +51,7 @@ fn file(media_type: &'static str, content: &'static str) -> HttpResponse {
         .content_type(media_type)
         .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        // Another version of the service has another page.
+        // Another version of the service may have another page.
         .insert_header((header::CACHE_CONTROL, "no-cache"))
         .body(content)
 }

@@ -1,4 +1,4 @@
-//! From what the engine says to what the client is told.
+//! Turns outcomes of the engine into the problems that clients receive.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,27 +12,28 @@ use crate::store::Unavailable;
 
 /// A full queue is worked off in well under this time.
 const RETRY_AFTER_OVERLOAD: Duration = Duration::from_secs(1);
-/// Streams are open for long.
+/// Longer, since streams stay open for a long time.
 const RETRY_AFTER_STREAM: Duration = Duration::from_secs(10);
-/// A database that restarts is back after about this time.
+/// A database that restarts is available again after about this time.
 const RETRY_AFTER_OUTAGE: Duration = Duration::from_secs(2);
 
 impl Problem {
-    /// The one table from outcomes of the engine to problems.
+    /// The one table that maps outcomes of the engine to problems.
     pub fn from_rejection(rejection: Rejection, event_id: &EventId) -> Self {
         match rejection {
             Rejection::Refused(refusal) => Self::from_refusal(refusal),
             Rejection::VersionConflict => Self::new(
                 Code::VersionConflict,
-                "The event changed too often while this was tried; try again",
+                "The event changed during every attempt; send the request again",
             ),
             Rejection::Overloaded => Self::overloaded(),
             Rejection::DatabaseUnavailable => Self::database_unavailable(),
             Rejection::OutcomeUnknown { reservation_id, base_version } => {
                 let mut problem = Self::outcome_unknown(if reservation_id.is_some() {
-                    "send it again (a booking with the same Idempotency-Key), or read the reservation"
+                    "repeat the request (a booking with the same Idempotency-Key), or read the \
+                     reservation"
                 } else {
-                    "read the event, or send it again"
+                    "read the event, or repeat the request"
                 });
                 problem.more.event_id = Some(event_id.to_string());
                 problem.more.reservation_id = reservation_id.map(|id| id.0.to_string());
@@ -71,14 +72,14 @@ impl Problem {
                 "There is no such reservation, or it is no longer active",
             ),
             Refusal::HoldExpired => {
-                Self::new(Code::HoldExpired, "The hold has expired, and its seats are given back")
+                Self::new(Code::HoldExpired, "The hold has expired; its seats were given back")
             }
             Refusal::ReservationNotActive { status } => Self::new(
                 Code::ReservationNotActive,
                 format!("The reservation is {}", status.as_str()),
             ),
             Refusal::CannotGrow { seats } => {
-                Self::wrong("seats", format!("must be at most {seats}, which it has now"))
+                Self::wrong("seats", format!("must be at most {seats}, the current number"))
             }
             Refusal::CapacityBelowSold { taken_seats } => {
                 let detail = format!("{taken_seats} seats are sold or held");
@@ -89,8 +90,8 @@ impl Problem {
             Refusal::SalesWindowEmpty => Self::sales_window_empty(),
             Refusal::PreconditionFailed { version } => {
                 let detail = format!(
-                    "It is at version {version} now, which If-Match does not name (a weak tag, as in \
-                     W/\"{version}\", names none)"
+                    "The current version is {version}, which If-Match does not name (a weak tag, \
+                     such as W/\"{version}\", never matches)"
                 );
                 let mut problem = Self::new(Code::PreconditionFailed, detail);
                 problem.more.version = Some(version);
@@ -98,7 +99,7 @@ impl Problem {
             }
             Refusal::IdempotencyKeyReused => Self::new(
                 Code::IdempotencyKeyReused,
-                "This Idempotency-Key was used for a request with other values",
+                "This Idempotency-Key was already used for a different request",
             ),
         }
     }
@@ -106,8 +107,7 @@ impl Problem {
     fn partner_limit(limit: &'static str, used: i64, max: i64) -> Self {
         let what = if limit == "openHolds" { "open holds" } else { "seats" };
         let detail = format!(
-            "This would be more than the {max} {what} that a partner may have of this event; it has \
-             {used}"
+            "A partner may have at most {max} {what} of this event; this one already has {used}"
         );
         let mut problem = Self::new(Code::PartnerLimitExceeded, detail);
         problem.more.limit = Some(Limit { limit, used, max });
@@ -126,27 +126,29 @@ impl Problem {
         Self::wrong("salesCloseAt", "must be after salesOpenAt")
     }
 
-    /// A mirror that goes on from there would miss what comes.
+    /// Refuses a version that the event has not reached: a mirror that continued from there would
+    /// miss changes.
     pub fn not_had(field: &str, latest: i64) -> Self {
-        Self::wrong(field, format!("must be a version that the event has had: it is at {latest}"))
+        Self::wrong(field, format!("must be at most {latest}, the event's current version"))
     }
 
     pub fn internal() -> Self {
-        Self::new(Code::Internal, "A defect of this service; nothing happened")
+        Self::new(Code::Internal, "An internal error; nothing happened")
     }
 
-    /// With what the caller can do to know.
+    /// `remedy` says how the caller can find out.
     fn outcome_unknown(remedy: &str) -> Self {
-        let detail = format!("The database did not say whether this was done; {remedy}");
+        let detail = format!("It is not known whether this was done; {remedy}");
         Self::new(Code::OutcomeUnknown, detail).retry_after(RETRY_AFTER_OUTAGE)
     }
 
-    /// An event that may have been made all the same, where a statement was sent and not answered.
+    /// A failure to create an event. If the statement was sent but not answered, the event may
+    /// exist.
     pub fn event_not_made(failure: Unavailable, id: &EventId) -> Self {
         match failure {
             Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
             Unavailable::TimedOut | Unavailable::Statement(_) => {
-                log::error!("event {id} may not be made: {}", crate::chain(&failure));
+                log::error!("event {id} may have been created: {}", crate::chain(&failure));
                 Self::event_unknown(id)
             }
         }
@@ -154,20 +156,21 @@ impl Problem {
 
     pub fn event_unknown(id: &EventId) -> Self {
         let remedy = format!(
-            "GET /events/{id} finds it, if it was; a request with this eventId can be \
-                              sent again"
+            "GET /events/{id} shows whether the event was created; the request can be repeated \
+             with this eventId"
         );
         let mut problem = Self::outcome_unknown(&remedy);
         problem.more.event_id = Some(id.to_string());
         problem
     }
 
-    /// A key that may have been made or revoked all the same.
+    /// A failure to create or revoke a key. If the statement was sent but not answered, it may have
+    /// been done.
     pub fn key_not_written(failure: Unavailable, remedy: &str) -> Self {
         match failure {
             Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
             Unavailable::TimedOut | Unavailable::Statement(_) => {
-                log::error!("a key may not be written: {}", crate::chain(&failure));
+                log::error!("a key may have been created or revoked: {}", crate::chain(&failure));
                 Self::key_unknown(remedy)
             }
         }
@@ -177,7 +180,7 @@ impl Problem {
         Self::outcome_unknown(remedy)
     }
 
-    /// The same for all that is wrong with a key: who guesses learns nothing.
+    /// The answer is the same for every key that is not valid, so that guessing reveals nothing.
     pub fn unauthenticated(why: TurnedAway) -> Self {
         let detail = match why {
             TurnedAway::NoKey => "Send a key: `Authorization: Bearer tb_...`",
@@ -197,7 +200,7 @@ impl Problem {
     }
 
     pub fn draining() -> Self {
-        Self::new(Code::Draining, "This server is stopping").retry_after(RETRY_AFTER_OUTAGE)
+        Self::new(Code::Draining, "This server is shutting down").retry_after(RETRY_AFTER_OUTAGE)
     }
 
     pub fn schema_too_old() -> Self {
@@ -221,7 +224,7 @@ impl Problem {
     }
 }
 
-/// Why an event sells nothing.
+/// Why an event is not selling.
 fn sales(status: EventStatus, sales_open_at: Option<Timestamp>) -> Cow<'static, str> {
     match (status, sales_open_at) {
         (EventStatus::OnSale, Some(open)) => format!("Sales open at {}", rfc3339(open)).into(),
@@ -240,7 +243,7 @@ impl From<SummaryUnavailable> for Problem {
     }
 }
 
-/// For reads that no batch waits for; logged here, since nobody else handles it.
+/// For reads outside of batches. Logged here, since nothing else handles the failure.
 impl From<Unavailable> for Problem {
     fn from(failure: Unavailable) -> Self {
         match failure {

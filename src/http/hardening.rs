@@ -1,5 +1,5 @@
-//! What browsers are told, so that nobody can use one against us: security headers, and which pages
-//! of others may call.
+//! Protection against misuse of browsers: security headers, and which pages of other origins may
+//! call the API (CORS).
 
 use actix_cors::Cors;
 use actix_web::http::header::{
@@ -9,17 +9,17 @@ use actix_web::http::header::{
 };
 use actix_web::middleware::Condition;
 
-/// How the service meets the world.
+/// How the service is exposed to the network.
 #[derive(Clone, Debug)]
 pub struct Exposure {
-    /// Of pages that may call.
+    /// The origins of pages that may call the API.
     pub cors_origins: Vec<String>,
     pub is_tls: bool,
 }
 
-/// How long a browser may go on without asking whether a page may call.
+/// How long a browser may cache the answer to a preflight request.
 const PREFLIGHT_MAX_AGE_S: usize = 3600;
-/// Of a page that says nothing else: its own files, styles that stand in it, and no frame around it.
+/// For pages that set no policy of their own: files of this server, inline styles, and no framing.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -30,7 +30,8 @@ const DENY: HeaderValue = HeaderValue::from_static("DENY");
 const NO_REFERRER: HeaderValue = HeaderValue::from_static("no-referrer");
 const A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
-/// Adds what an answer does not say itself. What is about pages is not sent with data.
+/// Adds the security headers that a response does not set itself. Those that concern pages are not
+/// sent with data.
 pub fn write(headers: &mut HeaderMap, is_tls: bool) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     let is_page =
@@ -52,8 +53,8 @@ fn add(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     }
 }
 
-/// Lets scripts of these pages call, and read what the API says in headers. They bring a key in a
-/// header; cookies and the like are nothing here.
+/// Lets scripts of pages from these origins call the API and read its headers. They send a key in a
+/// header; cookies and other credentials of the browser are not allowed.
 pub fn cors(origins: &[String]) -> Condition<Cors> {
     let cors = Cors::default()
         .allowed_methods(["GET", "POST", "PATCH", "DELETE"])
@@ -71,7 +72,8 @@ pub fn cors(origins: &[String]) -> Condition<Cors> {
             "x-request-id",
         ])
         .max_age(PREFLIGHT_MAX_AGE_S)
-        // Others are answered without the headers, and their browsers keep the answer from them.
+        // Pages of other origins get an answer without the CORS headers, so their browsers withhold
+        // it.
         .block_on_origin_mismatch(false);
     let cors = origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin));
     Condition::new(!origins.is_empty(), cors)

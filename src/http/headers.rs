@@ -1,4 +1,4 @@
-//! The headers that make a request safe to repeat, and conditional.
+//! The headers that make a request safe to repeat or conditional.
 
 use actix_web::http::header::{ETag, EntityTag, Header as _, IF_MATCH, IfMatch};
 use actix_web::{HttpRequest, HttpResponse};
@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::problem::Problem;
 use crate::domain::{IdempotencyKey, Precondition};
 
-/// The header of a request that may be sent more than once.
+/// The header that makes a booking safe to repeat.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
-/// The header of an answer to one that was sent before.
+/// The header of an answer that replays an earlier booking.
 pub const IDEMPOTENCY_REPLAYED: &str = "Idempotency-Replayed";
 
-/// The key of a request, if it has one.
+/// The idempotency key of a request, if it has one.
 pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Problem> {
     let mut given = request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(first) = given.next() else { return Ok(None) };
@@ -21,28 +21,28 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, 
         (Some(key), None) => Ok(Some(key)),
         _ => Err(Problem::wrong(
             IDEMPOTENCY_KEY,
-            "must be 1 to 255 visible ASCII characters, and stand there once",
+            "must be 1 to 255 visible ASCII characters, and be given only once",
         )),
     }
 }
 
-/// The versions that a request is meant for; `None` where it names none.
+/// The versions that a request is meant for; `None` without `If-Match`.
 pub fn if_match(request: &HttpRequest) -> Result<Option<Precondition>, Problem> {
     if !request.headers().contains_key(IF_MATCH) {
         return Ok(None);
     }
     let tags = match IfMatch::parse(request) {
         Ok(IfMatch::Any) => return Ok(Some(Precondition::Any)),
-        // The parser passes over what it cannot read.
+        // The parser skips what it cannot read.
         Ok(IfMatch::Items(tags)) if tags.len() == members(request) => tags,
         Ok(IfMatch::Items(_)) | Err(_) => {
             return Err(Problem::wrong(
                 "If-Match",
-                "must be * or versions in quotes, as in \"7\" or \"7\", \"8\"",
+                "must be * or versions in quotes, such as \"7\" or \"7\", \"8\"",
             ));
         }
     };
-    // A tag that is none of ours stands for no version; a weak one never matches (RFC 9110).
+    // A tag that is not one of ours names no version; a weak tag never matches (RFC 9110).
     let versions = tags.iter().filter(|tag| !tag.weak).filter_map(|tag| {
         let version: i64 = tag.tag().parse().ok()?;
         (version.to_string() == tag.tag()).then_some(version)
@@ -57,12 +57,12 @@ fn members(request: &HttpRequest) -> usize {
     members.count().max(1)
 }
 
-/// A 200 that shows something at a version.
+/// A 200 response that shows something at a version.
 pub fn shown(version: i64, body: &impl Serialize) -> HttpResponse {
     HttpResponse::Ok().insert_header(etag(version)).json(body)
 }
 
-/// The tag of a version.
+/// The entity tag of a version.
 pub fn etag(version: i64) -> ETag {
     ETag(EntityTag::new_strong(version.to_string()))
 }
@@ -71,8 +71,8 @@ pub fn etag(version: i64) -> ETag {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "describes a header")]
 pub struct IdempotencyKeyHeader {
-    /// 1 to 255 visible ASCII characters. Of one partner and event, the same key makes one
-    /// reservation, or one list of them, however often the request is sent.
+    /// 1 to 255 visible ASCII characters. Per event and partner, one key makes one reservation, or
+    /// one list of reservations, however often the request is sent.
     #[param(rename = "Idempotency-Key", value_type = String, required = false, min_length = 1,
         max_length = 255, pattern = "^[!-~]+$")]
     idempotency_key: Option<String>,
@@ -82,8 +82,9 @@ pub struct IdempotencyKeyHeader {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "describes a header")]
 pub struct IfMatchHeader {
-    /// Only if the reservation is at this version, as its `ETag` has it, in quotes; `*` for whatever
-    /// version it is at. Without it, the service retries until the change fits.
+    /// Make the change only if the reservation is at this version, in quotes, as in its `ETag`; `*`
+    /// stands for any version. Without this header, the service retries until the change fits the
+    /// current version.
     #[param(rename = "If-Match", value_type = String, required = false,
         pattern = r#"^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$"#)]
     if_match: Option<String>,
@@ -93,8 +94,9 @@ pub struct IfMatchHeader {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "describes a header")]
 pub struct EventIfMatchHeader {
-    /// Only if the event (not a reservation) is at this version, as its `ETag` has it, in quotes; `*`
-    /// for whatever version it is at. Without it, the service retries until the booking fits.
+    /// Book only if the event (not a reservation) is at this version, in quotes, as in its `ETag`;
+    /// `*` stands for any version. Without this header, the service retries until the booking fits
+    /// the current version.
     #[param(rename = "If-Match", value_type = String, required = false,
         pattern = r#"^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$"#)]
     if_match: Option<String>,
@@ -104,8 +106,8 @@ pub struct EventIfMatchHeader {
 #[into_params(parameter_in = Header)]
 #[allow(dead_code, reason = "describes a header")]
 pub struct RequiredIfMatchHeader {
-    /// Only if the event is at this version, as its `ETag` has it, in quotes; `*` for whatever version
-    /// it is at.
+    /// Make the change only if the event is at this version, in quotes, as in its `ETag`; `*`
+    /// stands for any version.
     #[param(rename = "If-Match", value_type = String, required = true, example = "*",
         pattern = r#"^(\*|"[0-9]{1,19}"(, "[0-9]{1,19}")*)$"#)]
     if_match: String,

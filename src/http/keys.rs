@@ -1,4 +1,4 @@
-//! Keys: making, listing and revoking them, for operators.
+//! Keys: creating, listing and revoking them, for operators.
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use crate::domain::{Key, KeyId, KeyName, PartnerId, Scope, Timestamp};
 const LIMIT_DEFAULT: i64 = 50;
 const LIMIT_MAX: i64 = 200;
 
-/// A key to make.
+/// A key to create.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = KeyRequest, example = json!({
     "name": "abc-corp, web shop", "scope": "partner", "partnerId": "abc-corp",
 }))]
 pub struct KeyRequest {
-    /// What people call it. Not blank, without control characters.
+    /// The name of the key, for people. Not blank, without control characters.
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = String, min_length = 1, max_length = 128,
@@ -40,13 +40,14 @@ pub struct KeyRequest {
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = KeyScope)]
     scope: Field<ScopeWord>,
-    /// With the scope `partner`, and only with it: whose reservations the key is for.
+    /// The partner that the key is for. Required with the scope `partner`, and only allowed with
+    /// it.
     #[serde(default)]
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = String, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     partner_id: Field<PartnerId>,
-    /// When it stops working by itself. Never, if this is `null` or left out.
+    /// When the key expires. It never does if this is `null` or omitted.
     #[serde(default)]
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = Option<String>, format = DateTime)]
@@ -57,7 +58,7 @@ impl Fields for KeyRequest {
     const FIELDS: &'static [&'static str] = &["name", "scope", "partnerId", "expiresAt"];
 }
 
-/// A scope as it is named.
+/// The name of a scope.
 #[derive(Debug)]
 struct ScopeWord(&'static str);
 
@@ -72,15 +73,15 @@ impl body::FromJson for ScopeWord {
 
 impl body::FromJson for KeyName {
     const MUST_BE: &'static str =
-        "must be a text of 1 to 128 characters, not blank and without control characters";
+        "must be a string of 1 to 128 characters, not blank and without control characters";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::parse(&body::text(json)?)
     }
 }
 
-/// What a key is good for. `partner`: books for one partner, sees its reservations and all events.
-/// `read`: sees everything. `operator`: sees and changes everything.
+/// What a key allows. `partner`: books for one partner, sees and changes its reservations, and sees
+/// all events. `read`: sees everything. `operator`: sees and changes everything.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes a text")]
@@ -90,7 +91,7 @@ pub enum KeyScope {
     Operator,
 }
 
-/// A key. Its secret is not known to anybody but its owner.
+/// A key, without its secret, which only its owner knows.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Key)]
@@ -101,30 +102,31 @@ pub struct KeyBody<'a> {
     name: &'a str,
     #[schema(value_type = KeyScope)]
     scope: &'static str,
-    /// With the scope `partner`.
+    /// Only with the scope `partner`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     partner_id: Option<&'a str>,
     /// RFC 3339, UTC.
     #[schema(format = DateTime)]
     created_at: String,
-    /// The key that it was made with; missing for one that was made at the command line.
+    /// The id of the key with which it was created. Missing if that was on the command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     created_by: Option<&'a str>,
-    /// RFC 3339, UTC. Missing where it has no end.
+    /// RFC 3339, UTC. Missing if the key does not expire.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     expires_at: Option<String>,
-    /// RFC 3339, UTC. Missing where it was not revoked.
+    /// RFC 3339, UTC. Missing if the key was not revoked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     revoked_at: Option<String>,
-    /// The key that it was revoked with; missing where that was at the command line.
+    /// The id of the key with which it was revoked. Missing if it was not revoked, or on the
+    /// command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     revoked_by: Option<&'a str>,
-    /// RFC 3339, UTC, to about ten seconds. Missing where it never was.
+    /// RFC 3339, UTC, accurate to about ten seconds. Missing if the key was never used.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     last_used_at: Option<String>,
@@ -137,19 +139,19 @@ pub struct KeyBody<'a> {
 pub struct NewKeyBody<'a> {
     #[serde(flatten)]
     key: KeyBody<'a>,
-    /// For `Authorization: Bearer`. Shown this once, and never again.
+    /// The text of the key, for `Authorization: Bearer`. It is shown only this once.
     #[serde(rename = "key")]
     #[schema(pattern = "^tb_[0-9a-f]{16}_[0-9a-f]{40}$")]
     text: &'a str,
 }
 
-/// Keys in the order of their ids.
+/// Keys, ordered by id.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = KeyPage)]
 pub struct KeyPageBody<'a> {
     items: Vec<KeyBody<'a>>,
-    /// For the next page; `null` at the end.
+    /// The cursor for the next page; `null` at the end.
     #[schema(required = true)]
     next_cursor: Option<String>,
 }
@@ -174,15 +176,16 @@ impl<'a> From<&'a Key> for KeyBody<'a> {
     }
 }
 
-/// Make a key
+/// Create a key
 ///
-/// Its text is in the answer, and nowhere else. It works at once on this server, and on others. To
-/// replace a key: make another one, let its owner change over, revoke the old one.
+/// The answer contains the text of the key, which is never shown again. The key works at once, on
+/// this server and on all others. To replace a key, create another one, let its owner change over,
+/// and revoke the old one.
 #[utoipa::path(
     tag = "keys",
     request_body = KeyRequest,
     security(("key" = ["operator"])),
-    responses((status = 201, description = "Made", body = NewKeyBody), MakeProblems),
+    responses((status = 201, description = "The new key", body = NewKeyBody), MakeProblems),
 )]
 #[post("/keys")]
 pub async fn make_key(
@@ -196,30 +199,30 @@ pub async fn make_key(
     let body = body::read(&request, payload).await?;
     let wanted: KeyRequest = body::parse_known(&body, &())?;
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
-        let detail = "is for reservations: a request that is sent again makes another key. GET /keys \
-                      shows what there is";
+        let detail = "only works for reservations: repeating this request would create another \
+                      key; GET /keys lists the existing ones";
         return Err(Problem::wrong(IDEMPOTENCY_KEY, detail));
     }
     let scope = Scope::of(wanted.scope.must().0, wanted.partner_id.given());
     let scope = scope.ok_or_else(|| {
-        Problem::wrong("partnerId", "must be there with the scope partner, and only with it")
+        Problem::wrong("partnerId", "is required with the scope partner, and only allowed with it")
     })?;
     let (expires_at, made_by) = (wanted.expires_at.given().flatten(), operator.key_id().cloned());
     if expires_at.is_some_and(|end| end <= OffsetDateTime::now_utc()) {
-        return Err(Problem::wrong("expiresAt", "must be still to come"));
+        return Err(Problem::wrong("expiresAt", "must be in the future"));
     }
     let made = new_key(wanted.name.must(), scope, expires_at, made_by);
     let (new, text) = made.map_err(|failure| {
-        log::error!("no random numbers: {failure}");
+        log::error!("no random numbers are available: {failure}");
         Problem::internal()
     })?;
-    // In a task of its own: it may be half way when the client hangs up.
+    // In a task of its own, so that it is completed even if the client hangs up.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
     let made = rt::spawn(async move { store.make_key(&new, until).await });
     let made = made.await.map_err(|_panic| Problem::key_unknown(NOT_MADE))?;
     let made = made.map_err(|failure| Problem::key_not_written(failure, NOT_MADE))?;
-    log::info!("key {} ({}) was made", made.id, made.scope.as_str());
-    // It is there, whether or not this server knows it already.
+    log::info!("key {} ({}) was created", made.id, made.scope.as_str());
+    // The key exists, whether or not this server knows it yet.
     let _ = ring.look_again().await;
     let body = NewKeyBody { key: KeyBody::from(&made), text: &text };
     let no_store = header::CacheControl(vec![CacheDirective::NoStore]);
@@ -228,12 +231,12 @@ pub async fn make_key(
 
 /// List the keys
 ///
-/// All that there ever were, in the order of their ids, without their secrets.
+/// All keys that ever existed, ordered by id, without their secrets.
 #[utoipa::path(
     tag = "keys",
     params(PageQuery),
     security(("key" = ["operator"])),
-    responses((status = 200, description = "A page of them", body = KeyPageBody), ListProblems),
+    responses((status = 200, description = "A page of keys", body = KeyPageBody), ListProblems),
 )]
 #[get("/keys")]
 pub async fn list_keys(
@@ -244,9 +247,9 @@ pub async fn list_keys(
     app.keys()?;
     let mut query = Query::of(&request)?;
     let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
-    let after = query.take("cursor", "must be a nextCursor of this listing", KeyId::parse)?;
+    let after = query.take("cursor", "must be a nextCursor of this list", KeyId::parse)?;
     query.end()?;
-    // One more, to know whether there is a next page.
+    // One more than requested, to know whether there is a next page.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
     let read = async move {
         store.keys_after(after.as_ref().map_or("", KeyId::as_str), limit + 1, until).await
@@ -261,13 +264,14 @@ pub async fn list_keys(
 
 /// Revoke a key
 ///
-/// For ever. It stops working on this server at once, and on all others within about a second;
-/// streams that were opened with it end. Revoking it again changes nothing, and is no error.
+/// The key stops working on this server at once, and on all others within about a second; streams
+/// that were opened with it end. This cannot be undone. Revoking a key again changes nothing, and
+/// is not an error.
 #[utoipa::path(
     tag = "keys",
     params(("keyId" = String, Path, pattern = "^[0-9a-f]{16}$", example = "0123456789abcdef")),
     security(("key" = ["operator"])),
-    responses((status = 204, description = "It is revoked"), RevokeProblems),
+    responses((status = 204, description = "The key is revoked"), RevokeProblems),
 )]
 #[delete("/keys/{keyId}")]
 pub async fn revoke_key(
@@ -286,22 +290,24 @@ pub async fn revoke_key(
         return Err(Problem::key_not_found());
     }
     log::info!("key {id} was revoked");
-    // It is revoked, whether or not this server has seen that already.
+    // The key is revoked, whether or not this server knows it yet.
     let _ = ring.look_again().await;
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// What to do where it is not known whether it was done.
-const NOT_MADE: &str = "look for it in GET /keys: if it is there, revoke it, since nobody has its text; then make another";
+/// What the caller can do if the outcome is unknown.
+const NOT_MADE: &str = "look for the key in GET /keys: if it is there, revoke it, since nobody has \
+                        its text; then create another one";
 const NOT_REVOKED: &str = "revoke it again";
 
 impl App {
-    /// Without access control, anyone could make himself a key for later.
+    /// Refused without access control: otherwise, anyone could create a key for later.
     fn keys(&self) -> Result<&KeyRing, Problem> {
         match &self.access {
             Access::Keys(guard) => Ok(&guard.ring),
             Access::Off => {
-                let detail = "Access control is off on this server; use `ticketboss key`";
+                let detail =
+                    "Access control is off on this server; use the command `ticketboss key`";
                 Err(Problem::new(Code::Forbidden, detail))
             }
         }
@@ -312,10 +318,10 @@ impl App {
 #[into_params(parameter_in = Query)]
 #[allow(dead_code, reason = "describes parameters")]
 struct PageQuery {
-    /// How many of them, at most.
+    /// The maximum number of keys on the page.
     #[param(value_type = i32, required = false, minimum = 1, maximum = 200, default = 50)]
     limit: Option<i32>,
-    /// The `nextCursor` of the page before.
+    /// The `nextCursor` of the previous page.
     #[param(value_type = String, required = false, pattern = "^[0-9a-f]{16}$")]
     cursor: Option<String>,
 }

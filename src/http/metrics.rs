@@ -1,4 +1,4 @@
-//! What is counted, for Prometheus: of the requests here, and of all below.
+//! Metrics for Prometheus: those of requests are defined here, those of the layers below are added.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -24,7 +24,7 @@ use super::problem::Problem;
 
 mod process;
 
-/// The prefix of each name, but those of the process.
+/// The prefix of all names, except those of the process.
 pub const PREFIX: &str = "ticketboss";
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,7 +40,7 @@ pub struct Metrics {
     pub streams: StreamMetrics,
 }
 
-/// What streams count.
+/// The metrics of streams.
 #[derive(Clone, Default)]
 pub struct StreamMetrics {
     pub open: Gauge,
@@ -67,7 +67,7 @@ struct ReasonLabels {
 }
 
 impl Metrics {
-    /// With what `registry` has already.
+    /// Adds to the metrics that `registry` already has.
     pub fn new(mut registry: Registry) -> Self {
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The service", build);
@@ -89,26 +89,26 @@ impl Metrics {
             internal_errors.clone(),
         );
         let turned_away = Family::default();
-        // There from the first moment, so that the first of them is seen as an increase.
+        // Present from the start, so that the first rejection is seen as an increase.
         for reason in TurnedAway::ALL.map(TurnedAway::as_str) {
             drop(turned_away.get_or_create(&ReasonLabels { reason }));
         }
         registry.register(
             "turned_away",
-            "Requests that were not let in, with access control",
+            "Requests that were turned away by access control",
             turned_away.clone(),
         );
         let ready = Gauge::default();
         ready.set(1);
-        registry.register("ready", "What /ready said last: 1 for yes, 0 for no", ready.clone());
+        registry.register("ready", "The last answer of /ready: 1 for yes, 0 for no", ready.clone());
         let started: Gauge = Gauge::default();
         started.set(OffsetDateTime::now_utc().unix_timestamp());
-        registry.register_with_unit("start_time", "When it was started", Unit::Seconds, started);
+        registry.register_with_unit("start_time", "Process start time", Unit::Seconds, started);
         let streams = StreamMetrics::default();
         registry.register("streams", "Event streams that are open", streams.open.clone());
         registry.register_with_unit(
             "stream_sent",
-            "What was sent on event streams",
+            "Bytes sent on event streams",
             Unit::Bytes,
             streams.bytes.clone(),
         );
@@ -129,7 +129,7 @@ impl Metrics {
         }
     }
 
-    /// A request was answered.
+    /// Counts a request that was answered.
     pub fn answered(
         &self,
         method: &'static str,
@@ -146,7 +146,7 @@ impl Metrics {
         self.request_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// A caller was not let in.
+    /// Counts a caller that was turned away.
     pub fn turned_away(&self, why: TurnedAway) {
         self.turned_away.get_or_create(&ReasonLabels { reason: why.as_str() }).inc();
     }
@@ -159,13 +159,13 @@ impl Metrics {
     }
 }
 
-/// A method for a label: what a client makes up is none of them.
+/// A method as a label value; `other` for those that a client makes up.
 pub fn method(method: &Method) -> &'static str {
     let known = ["GET", "POST", "PATCH", "DELETE", "HEAD", "PUT", "OPTIONS"];
     known.into_iter().find(|known| method.as_str() == *known).unwrap_or("other")
 }
 
-/// The pattern of a path for a label, as the document has it.
+/// A path as a label value: its pattern in the OpenAPI document, or `none`.
 pub fn route(path: &str) -> &'static str {
     ROUTES.at(path).map_or("none", |found| *found.value)
 }
@@ -173,7 +173,7 @@ pub fn route(path: &str) -> &'static str {
 static ROUTES: LazyLock<Router<&'static str>> = LazyLock::new(|| {
     let mut routes = Router::new();
     let document = super::document();
-    // Once for the process.
+    // Leaked only once per process.
     let known = document.paths.paths.into_keys().map(|path| &*path.leak());
     for path in known.chain(["/", "/console/{file}", "/docs/{*file}"]) {
         routes.insert(path, path).expect("paths of a document differ");
@@ -181,15 +181,16 @@ static ROUTES: LazyLock<Router<&'static str>> = LazyLock::new(|| {
     routes
 });
 
-/// Numbers for Prometheus
+/// Read the metrics
 ///
-/// Of this process alone, in the text format of OpenMetrics. Touches no database: with a key that was
-/// good when that was last reached, they are there while it is away.
+/// The metrics of this process alone, for Prometheus, in the OpenMetrics text format. Does not
+/// touch the database; while that is unavailable, the keys that were valid when it was last reached
+/// are accepted.
 #[utoipa::path(
     tag = "service",
     security(("key" = ["read", "operator"])),
     responses(
-        (status = 200, description = "OpenMetrics", body = String,
+        (status = 200, description = "The metrics", body = String,
             content_type = "application/openmetrics-text"),
         MetricsProblems,
     ),

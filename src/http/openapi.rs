@@ -1,5 +1,5 @@
-//! The OpenAPI document: what the routes say of themselves, and the problems they can answer,
-//! taken from the table of problems.
+//! The OpenAPI document: the descriptions of the routes, and the problems with which they can
+//! answer, taken from the table of problems.
 
 use std::collections::BTreeMap;
 
@@ -19,23 +19,23 @@ use super::reservations::ListBody;
 #[openapi(
     info(
         title = "TicketBoss",
-        description = "Book, hold and cancel seats of events. Answered at once; never sold \
-            twice.\n\n\
+        description = "Book, hold and cancel seats of events. Every booking is answered at once, \
+            and no seat is sold twice.\n\n\
             Every error is `application/problem+json`: `code` is for programs, `detail` for \
-            people. A path where there is nothing is answered 404 `route_not_found`, a method that \
-            a path does not have 405 `method_not_allowed` with `Allow`. Only what is no valid HTTP \
-            is answered 400, 408 or 431 without a body.",
+            people. An unknown path is answered 404 `route_not_found`, and a method that a path \
+            does not support 405 `method_not_allowed`, with `Allow`. Only a request that is not \
+            valid HTTP is answered 400, 408 or 431 without a body.",
     ),
     servers((url = "/", description = "This server")),
-    // What is open; the rest says for itself which keys it takes.
+    // The default, for open operations; all others declare which keys they take.
     security(()),
     modifiers(&KeyScheme),
     tags(
-        (name = "reservations", description = "Book, hold, confirm, shrink, cancel, list"),
-        (name = "events", description = "Make them, change them, and see what is left"),
-        (name = "changes", description = "Follow what happens to an event"),
-        (name = "keys", description = "Who may call"),
-        (name = "service", description = "The service itself"),
+        (name = "reservations", description = "Book, hold, confirm, extend, shrink, cancel, list"),
+        (name = "events", description = "Create, read, list and change events"),
+        (name = "changes", description = "Follow the changes of an event"),
+        (name = "keys", description = "Create, list and revoke the keys of callers"),
+        (name = "service", description = "The service itself: health, metrics, documentation"),
     ),
     components(schemas(ProblemBody, ListBody)),
 )]
@@ -50,22 +50,22 @@ impl Modify for KeyScheme {
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("tb_<id>_<secret>")
             .description(Some(
-                "Needed where the service runs with access control. The roles are the scopes of \
-                 keys that an operation takes.",
+                "Required if the service runs with access control. The roles are the key scopes \
+                 that an operation accepts.",
             ));
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("key", SecurityScheme::Http(scheme.build()));
     }
 }
 
-/// Says of each operation on a reservation that it can be found by its id alone, too.
+/// Adds the short form of each operation on a reservation, in which it is found by its id alone.
 pub fn add_short_forms(document: &mut utoipa::openapi::OpenApi) {
     let mut short_forms = document.clone();
     short_forms.paths.paths.retain(|path, _| path.contains("{reservationId}"));
     for operation in operations(&mut short_forms) {
         let id = operation.operation_id.as_deref().and_then(|id| id.strip_suffix("_of_event"));
         operation.operation_id = Some(id.expect("it is named for its event").to_owned());
-        operation.summary.as_mut().expect("it has one").push_str(", found by its id alone");
+        operation.summary.as_mut().expect("it has one").push_str(", by its id alone");
         operation.parameters.as_mut().expect("it has some").retain(
             |parameter| !matches!(parameter, RefOr::T(parameter) if parameter.name == "eventId"),
         );
@@ -77,7 +77,8 @@ pub fn add_short_forms(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// Says of all operations that take keys how they refuse, and that access control may be off.
+/// Declares, for all operations that take keys, how they refuse, and that access control may be
+/// off.
 pub fn add_access(document: &mut utoipa::openapi::OpenApi) {
     for operation in operations(document) {
         let Some(security) = &mut operation.security else { continue };
@@ -85,13 +86,13 @@ pub fn add_access(document: &mut utoipa::openapi::OpenApi) {
         let refusals = responses(&[Code::Unauthenticated, Code::Forbidden, Code::RateLimited]);
         operation.responses.responses.extend(refusals);
         for (status, response) in &mut operation.responses.responses {
-            // Every answer to a key that is good.
+            // All answers to requests with a valid key have these headers.
             if let RefOr::T(response) = response
                 && status != "401"
             {
                 let headers = [
-                    ("RateLimit", "With a key: the requests that are left"),
-                    ("RateLimit-Policy", "With a key: how many there are"),
+                    ("RateLimit", "With a key: how many requests are left"),
+                    ("RateLimit-Policy", "With a key: how many requests are allowed"),
                 ];
                 for (name, said) in headers {
                     let text = ObjectBuilder::new().schema_type(Type::String);
@@ -113,13 +114,13 @@ fn operations(
     })
 }
 
-/// What the routes do not say themselves.
+/// The parts of the document that do not come from the routes.
 pub fn base() -> utoipa::openapi::OpenApi {
     Base::openapi()
 }
 
-/// Says of the bodies of requests that they have no other fields; but for the original contract's,
-/// which ignores them.
+/// Declares that request bodies have no other fields, except in the original contract, which
+/// ignores them.
 pub fn close_bodies(document: &mut utoipa::openapi::OpenApi) {
     let bodies = [
         "ReservationRequest",
@@ -163,11 +164,11 @@ pub fn list_codes(document: &mut utoipa::openapi::OpenApi) {
     code.extensions.get_or_insert_default().merge(list.build());
 }
 
-/// Says of every answer that it has the id of its request.
+/// Declares that every answer has the id of its request.
 pub fn add_request_ids(document: &mut utoipa::openapi::OpenApi) {
     let header = HeaderBuilder::new()
         .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
-        .description(Some("The request's own, if it was up to 128 visible ASCII characters"))
+        .description(Some("The request's own id if it has up to 128 visible ASCII characters"))
         .build();
     for operation in operations(document) {
         for response in operation.responses.responses.values_mut() {
@@ -178,7 +179,7 @@ pub fn add_request_ids(document: &mut utoipa::openapi::OpenApi) {
     }
 }
 
-/// This document
+/// Read this document
 #[utoipa::path(
     tag = "service",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
@@ -188,7 +189,7 @@ pub async fn read_openapi(document: Data<utoipa::openapi::OpenApi>) -> HttpRespo
     HttpResponse::Ok().json(document)
 }
 
-/// The responses that `codes` stand for, one for each status.
+/// The responses that `codes` stand for, one per status.
 pub fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
     let mut by_status: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     for code in codes {
@@ -216,7 +217,7 @@ pub fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {
     by_status.into_iter().map(|(status, codes)| (status.to_string(), response(&codes))).collect()
 }
 
-/// Names sets of problems, for the `responses` of a route.
+/// Defines named sets of problems, for the `responses` of a route.
 macro_rules! problems {
     ($($(#[$attribute:meta])* $name:ident: $($code:ident),+;)+) => { $(
         $(#[$attribute])*

@@ -29,7 +29,7 @@ pub struct Problem {
     pub more: Box<More>,
 }
 
-/// What helps the caller act.
+/// Details that help the caller to act.
 #[derive(Debug, Default)]
 pub struct More {
     pub errors: Vec<FieldError>,
@@ -45,13 +45,13 @@ pub struct More {
     pub retry_after: Option<Duration>,
     /// The value of the header `Allow`.
     pub allow: Option<String>,
-    /// Why the caller was not let in, for the numbers and never for the caller.
+    /// Why the caller was turned away. For the metrics only, never shown to the caller.
     pub turned_away: Option<TurnedAway>,
-    /// What is left to a caller who has asked for too much.
+    /// What is left to a caller that has sent too many requests.
     pub allowance: Option<Allowance>,
 }
 
-/// What a partner may have, and has.
+/// A limit of a partner: how much it may have, and how much it has.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
     pub limit: &'static str,
@@ -59,12 +59,12 @@ pub struct Limit {
     pub max: i64,
 }
 
-/// One value of the request that is not as it must be.
+/// A value of the request that is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// The field of the body, the parameter, or the header.
+    /// The name of the body's field, of the parameter or of the header.
     pub field: String,
-    /// What it must be.
+    /// What is wrong with it, or what it must be. Continues a sentence that begins with the name.
     pub detail: String,
 }
 
@@ -73,7 +73,7 @@ impl Problem {
         Self { code, detail: detail.into(), more: Box::default() }
     }
 
-    /// One value is not as it must be.
+    /// A single value is not valid.
     pub fn wrong(field: &str, detail: impl Into<String>) -> Self {
         Self::validation(vec![FieldError { field: field.into(), detail: detail.into() }])
     }
@@ -91,7 +91,7 @@ impl Problem {
         self
     }
 
-    /// The answer, complete.
+    /// The complete response.
     pub fn respond(&self, request_id: &str) -> HttpResponse {
         let entry = self.code.entry();
         let more = &*self.more;
@@ -163,72 +163,73 @@ impl ResponseError for Problem {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
 pub struct ProblemBody<'a> {
-    /// A page that explains this kind of problem.
+    /// The path of a page that explains this type of problem.
     #[schema(example = "/problems/insufficient-seats")]
     r#type: String,
-    /// The same for every problem of this kind.
+    /// A short title, the same for every problem of this type.
     title: &'a str,
     status: u16,
-    /// What happened this time.
+    /// What is wrong in this case.
     detail: &'a str,
-    /// The kind of problem, for programs. Stable.
+    /// The type of problem, for programs. Stable.
     #[schema(example = "insufficient_seats")]
     code: &'a str,
     /// The same text as `detail`.
     error: &'a str,
     /// The `X-Request-Id` of the answer.
     request_id: &'a str,
-    /// The values of the request that are not as they must be.
+    /// The values of the request that are not valid.
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     #[schema(required = false)]
     errors: &'a [FieldError],
-    /// With `insufficient_seats`: the seats that were left.
+    /// With `insufficient_seats`: the number of seats that were left.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     available_seats: Option<i32>,
-    /// With `insufficient_seats`: when the next hold ends, if there is one. Its seats may come back
-    /// then.
+    /// With `insufficient_seats`: when the next hold ends, if there is one. Its seats may become
+    /// available then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     next_hold_expires_at: Option<String>,
-    /// With `capacity_below_sold`: the seats that are sold or held.
+    /// With `capacity_below_sold`: the number of seats that are sold or held.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     taken_seats: Option<i32>,
-    /// With `sales_closed`: when the sales begin, if that is set.
+    /// With `sales_closed`: when sales open, if that is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     sales_open_at: Option<String>,
-    /// With `sales_closed`: when the sales end, if that is set.
+    /// With `sales_closed`: when sales close, if that is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     sales_close_at: Option<String>,
-    /// With `partner_limit_exceeded`: which limit, `maxSeatsPerPartner` or `openHolds`.
+    /// With `partner_limit_exceeded`: the limit, `maxSeatsPerPartner` or `openHolds`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     limit: Option<&'a str>,
-    /// With `partner_limit_exceeded`: how many the partner has.
+    /// With `partner_limit_exceeded`: how many seats or holds the partner has.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     limit_used: Option<i64>,
-    /// With `partner_limit_exceeded`: how many it may have.
+    /// With `partner_limit_exceeded`: how many seats or holds the partner may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     limit_max: Option<i64>,
-    /// With `outcome_unknown`: the event.
+    /// With `outcome_unknown`: the id of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     event_id: Option<&'a str>,
-    /// With `outcome_unknown`: the reservation that was made or changed, if it was.
+    /// With `outcome_unknown`: the id of the reservation that may have been created or changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reservation_id: Option<&'a str>,
-    /// With `outcome_unknown`: the event's version before. With `precondition_failed`: the version
-    /// as it is now.
+    /// With `outcome_unknown`: the event's version before the change. With `precondition_failed`:
+    /// the current version.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     version: Option<i64>,
-    /// With status 429 or 503: when to try again, as in `Retry-After`, in milliseconds.
+    /// With status 429 or 503: how long to wait before trying again, in milliseconds; `Retry-After`
+    /// says the same in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     retry_after_ms: Option<u64>,

@@ -1,4 +1,4 @@
-//! The parameters of a query: each known, given once, and as it must be.
+//! Query parameters: each must be known, given only once, and valid.
 
 use std::future::{Ready, ready};
 
@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 
-/// What a request gave, and was not taken yet.
+/// The parameters of a request that were not taken yet.
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
@@ -35,12 +35,12 @@ impl Query {
         };
         let (_, value) = self.0.swap_remove(place);
         if self.0.iter().any(|(given, _)| given == name) {
-            return Err(Problem::wrong(name, "must be given once"));
+            return Err(Problem::wrong(name, "must be given only once"));
         }
         parse(&value).map(Some).ok_or_else(|| Problem::wrong(name, must_be))
     }
 
-    /// How many items a page may have.
+    /// Takes `limit`: the maximum number of items on a page.
     pub fn limit(&mut self, default: i64, max: i64) -> Result<i64, Problem> {
         let must_be = format!("must be a whole number from 1 to {max}");
         let in_range = |limit: &i64| (1..=max).contains(limit);
@@ -48,17 +48,17 @@ impl Query {
         Ok(self.take("limit", &must_be, parse)?.unwrap_or(default))
     }
 
-    /// Nothing else was given: a name that is misspelt must not be taken for none.
+    /// Refuses parameters that were not taken: a misspelt one must not be ignored.
     pub fn end(self) -> Result<(), Problem> {
         match self.0.first() {
             None => Ok(()),
-            Some((name, _)) => Err(Problem::wrong(name, "is no parameter of this call")),
+            Some((name, _)) => Err(Problem::wrong(name, "is not a known parameter")),
         }
     }
 }
 
-/// A call without parameters. One that is given all the same was meant to do something: booked seats
-/// that were to be held are sold.
+/// A call without query parameters. Any that are given are refused, since they were meant to have
+/// an effect: otherwise, seats that were meant to be held would be sold.
 pub struct NoQuery;
 
 impl FromRequest for NoQuery {
@@ -70,9 +70,10 @@ impl FromRequest for NoQuery {
     }
 }
 
-const MUST_BE_ENCODED: &str = "must be UTF-8 with percent-encoding (as in caf%C3%A9)";
+const MUST_BE_ENCODED: &str = "must be percent-encoded UTF-8, such as caf%C3%A9";
 
-/// Fails where browsers put a replacement character: what is looked for would not be found.
+/// Fails where browsers would insert a replacement character, since nothing could be found by such
+/// a text.
 fn decoded(text: &str) -> Option<String> {
     let text = text.replace('+', " ");
     let mut escapes = text.split('%').skip(1);

@@ -1,6 +1,6 @@
-//! How many requests one partner may send, by the generic cell rate algorithm.
+//! Limits how many requests one partner may send, by the generic cell rate algorithm.
 //!
-//! Each process counts for itself: what several replicas behind a load balancer allow adds up.
+//! Each process counts for itself, so the limits of several replicas behind a load balancer add up.
 
 use std::fmt::Write as _;
 use std::num::NonZeroU32;
@@ -20,50 +20,51 @@ use crate::access::Meter;
 const POLICY: &str = "requests";
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// How long the answer to a request too many is held back, at least and at most. Not for the same
-/// time each: all of a flood would come again in one moment, and everybody else would wait behind it.
+/// The minimum and maximum delay of the answer to a request over the limit. The delay is random:
+/// with a fixed one, all requests of a flood would return at the same moment, and everybody else
+/// would wait behind them.
 const HELD_BACK_MIN: Duration = Duration::from_millis(250);
 const HELD_BACK_MAX: Duration = Duration::from_millis(750);
 const _: () = assert!(HELD_BACK_MIN.as_millis() < HELD_BACK_MAX.as_millis());
 
-/// What is said of the limit: the same for everybody. All keys of one partner are counted together,
-/// and every other key for itself.
+/// The request limit, which is the same for everybody. All keys of one partner are counted
+/// together, and every other key for itself.
 pub struct Rates {
     clock: DefaultClock,
     per_second: NonZeroU32,
     burst: NonZeroU32,
-    /// In every answer.
+    /// The value of `RateLimit-Policy` in every answer.
     policy: HeaderValue,
 }
 
 impl Rates {
-    /// So many requests in a second, and so many in a burst.
+    /// Allows `per_second` requests in a second, and `burst` at once.
     pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         let window_s = burst.get().div_ceil(per_second.get());
         let policy = format!("\"{POLICY}\";q={burst};w={window_s}");
-        // Once for the process, so that no two answers share a count of who has it.
+        // Leaked only once per process, so that answers do not share a reference count.
         let policy = HeaderValue::from_static(policy.leak());
         Self { clock: DefaultClock::default(), per_second, burst, policy }
     }
 
-    /// As the meters of the keys count it.
+    /// The limit in the form in which the meters of the keys count it.
     pub fn quota(&self) -> Quota {
         Quota::per_second(self.per_second).allow_burst(self.burst)
     }
 
-    /// Counts a request, and says what is left.
+    /// Counts a request, and returns what is left.
     pub fn count(&self, meter: &Meter) -> Result<Allowance, Problem> {
         match meter.check() {
             Ok(state) => Ok(self.allowance(state.remaining_burst_capacity())),
             Err(until) => {
                 let wait = until.wait_time_from(self.clock.now());
                 let detail = format!(
-                    "More than {} requests in a second, after {} at once; nothing happened",
+                    "More than {} requests per second, after a burst of {}; nothing happened",
                     self.per_second, self.burst
                 );
                 let mut problem =
                     Problem::turned_away(Code::RateLimited, detail, TurnedAway::TooOften)
-                        // To the millisecond, and never "now".
+                        // In milliseconds, and never zero.
                         .retry_after(Duration::from_millis(wait.as_millis() as u64 + 1));
                 problem.more.allowance = Some(self.allowance(0));
                 Err(problem)
@@ -78,35 +79,35 @@ impl Rates {
     }
 }
 
-/// A caller who does not wait before the next request is made to: otherwise, refusing a flood takes
-/// as much of the machine as serving it.
+/// Delays a refusal, so that a caller that does not wait before its next request is made to:
+/// otherwise, refusing a flood would take as much of the machine as serving it.
 pub async fn hold_back<T>(problem: Problem) -> Result<T, Problem> {
     sleep(held_back()).await;
     Err(problem)
 }
 
 fn held_back() -> Duration {
-    // The low bits of such an id are random.
+    // The low bits of this id are random.
     let random = Uuid::new_v4().as_u128() as u32;
     let spread = HELD_BACK_MAX - HELD_BACK_MIN;
     HELD_BACK_MIN + spread.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-/// What a caller may still send.
+/// How many requests a caller may still send.
 #[derive(Clone, Debug)]
 pub struct Allowance {
-    /// How many at once, and in which time so many are granted again.
+    /// How many requests are allowed at once, and in which time that many are granted again.
     policy: HeaderValue,
     remaining: u32,
-    /// Until all of it is there again.
+    /// Seconds until the full number is available again.
     reset_s: u32,
 }
 
 impl Allowance {
-    /// Says so, in the headers of draft-ietf-httpapi-ratelimit-headers.
+    /// Writes the headers of draft-ietf-httpapi-ratelimit-headers.
     pub fn write(&self, headers: &mut HeaderMap) {
         let Self { policy, remaining, reset_s } = self;
-        // At once as long as it gets.
+        // Long enough for every value, so that it is allocated only once.
         let mut left = String::with_capacity(48);
         write!(left, "\"{POLICY}\";r={remaining};t={reset_s}").expect("it is a text");
         headers.insert(RATE_LIMIT_POLICY, policy.clone());
@@ -118,7 +119,7 @@ impl Allowance {
 mod tests {
     use super::*;
 
-    /// In each tenth of the time about as many.
+    /// Each tenth of the range gets about the same number of delays.
     #[test]
     fn a_flood_does_not_come_again_in_one_moment() {
         let mut tenths = [0; 10];

@@ -1,4 +1,4 @@
-//! Reservations: making them, of the default event and of any other; how they are shown.
+//! Reservations: creating them, for the default event and for any other, and how they are shown.
 
 use actix_web::http::header;
 use actix_web::web::{Data, Path, Payload};
@@ -25,27 +25,27 @@ use crate::domain::{
 pub mod list;
 pub mod one;
 
-/// What to book.
+/// A reservation to create.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[garde(context(Identity))]
 #[schema(as = ReservationRequest)]
 pub struct ReservationRequest {
-    /// Who books. Not blank, without control characters. Required, but for callers with a partner's own
-    /// key: those may leave it out, and may not name anybody else.
+    /// The partner that books. Not blank, without control characters. Required, except from callers
+    /// with a partner's key: they may omit it, and may not name another partner.
     #[serde(default)]
     #[garde(custom(partner))]
     #[schema(required = false, value_type = String, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
         example = "abc-corp")]
     partner_id: Field<PartnerId>,
-    /// At most `maxSeatsPerReservation` of the event.
+    /// At most the event's `maxSeatsPerReservation`.
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = i32, minimum = 1, maximum = 10_000, example = 3)]
     seats: Field<SeatCount>,
-    /// To hold the seats for so long, instead of booking them: they come back by themselves unless
-    /// the hold is confirmed.
+    /// Hold the seats for this many seconds instead of booking them. They are given back
+    /// automatically unless the hold is confirmed.
     #[serde(default)]
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = i32, minimum = 10, maximum = 86_400)]
@@ -58,14 +58,14 @@ pub struct ReservationRequest {
     reference: Field<Reference>,
 }
 
-/// What to book, all or nothing.
+/// Reservations to create, all or nothing.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[garde(context(Identity))]
 #[schema(as = ReservationListRequest)]
 pub struct ListRequest {
-    /// Who books. Not blank, without control characters. Required, but for callers with a partner's own
-    /// key: those may leave it out, and may not name anybody else.
+    /// The partner that books. Not blank, without control characters. Required, except from callers
+    /// with a partner's key: they may omit it, and may not name another partner.
     #[serde(default)]
     #[garde(custom(partner))]
     #[schema(required = false, value_type = String, min_length = 1, max_length = 128,
@@ -78,18 +78,18 @@ pub struct ListRequest {
     items: List<ItemRequest>,
 }
 
-/// One of the reservations to make.
+/// One of the reservations to create.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[garde(context(Identity))]
 #[schema(as = ReservationItem)]
 pub struct ItemRequest {
-    /// At most `maxSeatsPerReservation` of the event.
+    /// At most the event's `maxSeatsPerReservation`.
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = i32, minimum = 1, maximum = 10_000, example = 3)]
     seats: Field<SeatCount>,
-    /// To hold the seats for so long, instead of booking them.
+    /// Hold the seats for this many seconds instead of booking them.
     #[serde(default)]
     #[garde(custom(body::optional))]
     #[schema(required = false, value_type = i32, minimum = 10, maximum = 86_400)]
@@ -104,7 +104,7 @@ pub struct ItemRequest {
 
 const _: () = assert!(ITEMS_MAX == 100, "as the schema says");
 
-/// Required of those who may book for more than one.
+/// Required from callers that may book for more than one partner.
 fn partner(field: &Field<PartnerId>, identity: &Identity) -> garde::Result {
     match identity.partner() {
         Some(_) => body::optional(field, identity),
@@ -138,7 +138,8 @@ pub struct ReservationBody<'a> {
     seats: i32,
     #[schema(value_type = ReservationStatus)]
     status: &'static str,
-    /// When a hold ends, or has ended by itself; RFC 3339, UTC. Missing for what is no hold.
+    /// When the hold expires, or when it expired; RFC 3339, UTC. Missing if the status is
+    /// `confirmed` or `cancelled`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime)]
     hold_expires_at: Option<String>,
@@ -154,8 +155,9 @@ pub struct ReservationBody<'a> {
     created_at: String,
 }
 
-/// What has become of a reservation. Held and confirmed ones own their seats. A hold whose time is
-/// over may be shown as held for a moment; it cannot be confirmed, and its seats are sold.
+/// The status of a reservation. Held and confirmed reservations own their seats. A hold that has
+/// just ended may still be shown as `held` for a moment; it can no longer be confirmed, and its
+/// seats are available.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "describes a text")]
@@ -166,7 +168,7 @@ pub enum ReservationStatus {
     Expired,
 }
 
-/// Reservations that were made together.
+/// Reservations that were created together.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ReservationList)]
 pub struct ListBody<'a> {
@@ -192,8 +194,8 @@ impl<'a> From<&'a Reservation> for ReservationBody<'a> {
 
 /// Book seats of the default event
 ///
-/// Answered at once with a reservation or a refusal; nothing is accepted to be decided later. With
-/// `holdSeconds`, the seats are held. Fields that are not known are ignored here, and only here.
+/// Answered at once with a reservation or a refusal; nothing is left to be decided later. With
+/// `holdSeconds`, the seats are held instead. Unknown fields are ignored here, and only here.
 #[utoipa::path(
     tag = "reservations",
     request_body = ReservationRequest,
@@ -209,15 +211,15 @@ pub async fn make_reservation(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(&request, payload).await?;
-    // The original contract does not refuse fields that it does not know.
+    // The original contract does not refuse unknown fields.
     let wanted = body::parse(&body, &*booker)?;
     make_one(&app, &app.default_event, &booker, &request, wanted).await
 }
 
 /// Book seats of an event
 ///
-/// Answered at once with a reservation or a refusal; nothing is accepted to be decided later. With
-/// `holdSeconds`, the seats are held.
+/// Answered at once with a reservation or a refusal; nothing is left to be decided later. With
+/// `holdSeconds`, the seats are held instead.
 #[utoipa::path(
     tag = "reservations",
     request_body = ReservationRequest,
@@ -243,8 +245,8 @@ pub async fn make_reservation_of_event(
 
 /// Book seats of an event, all or nothing
 ///
-/// Up to 100 reservations of one partner, at one version: all of them are made, or none is. The
-/// `Idempotency-Key` stands for the whole.
+/// Up to 100 reservations of one partner, at one version: all of them are created, or none is. One
+/// `Idempotency-Key` covers the whole list.
 #[utoipa::path(
     tag = "reservations",
     request_body = ListRequest,
@@ -321,7 +323,7 @@ fn booked_for(booker: &Booker, named: Field<PartnerId>) -> Result<PartnerId, Pro
 }
 
 impl App {
-    /// With access control alone: without it, anyone can call himself anything.
+    /// Only with access control: without it, callers can claim any name.
     fn partner_limits(&self) -> Option<PartnerLimits> {
         match &self.access {
             Access::Off => None,
@@ -333,7 +335,7 @@ impl App {
         Item { id: self.batching.new_reservation_id(), seats, hold, reference }
     }
 
-    /// What was made, and whether that was before.
+    /// The reservations, and whether an earlier request created them.
     async fn reserve(
         &self,
         event_id: &EventId,
@@ -356,24 +358,24 @@ impl App {
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code, reason = "describes an answer")]
 enum Reserved {
-    /// Booked or held, now or before under the same key
+    /// Booked or held, by this request or by an earlier one with the same key
     #[response(status = 201, headers(
         ("Location" = String, description = "The path of the reservation"),
         ("ETag" = String, description = "The reservation's version, in quotes"),
         ("Idempotency-Replayed" = String,
-            description = "`true` if an earlier request with the same key made it"),
+            description = "`true` if an earlier request with the same key created it"),
     ))]
     Created(ReservationBody<'static>),
 }
 
-/// The answer to a booking of several.
+/// The answer to a booking of several reservations.
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code, reason = "describes an answer")]
 enum ReservedList {
-    /// Booked or held, now or before under the same key
+    /// Booked or held, by this request or by an earlier one with the same key
     #[response(status = 201, headers(
         ("Idempotency-Replayed" = String,
-            description = "`true` if an earlier request with the same key made them"),
+            description = "`true` if an earlier request with the same key created them"),
     ))]
     Created(ListBody<'static>),
 }

@@ -1,4 +1,4 @@
-//! The service itself: is it alive, is it ready, and what do its problems mean?
+//! The service itself: liveness, readiness, and the pages that explain its problems.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use super::openapi::problems;
 use super::problem::{Code, Problem};
 use crate::store::Unavailable;
 
-/// Whoever asks more often gets what was found before: asking costs the database nothing.
+/// More frequent calls get the previous result, so that they cost the database nothing.
 const READY_KEPT: Duration = Duration::from_millis(500);
-/// A database that takes longer to say so is not there.
+/// A database that takes longer to answer is unavailable.
 const READY_MAX: Duration = Duration::from_secs(2);
 
-/// Whether requests should come here.
+/// Whether this server should receive requests.
 #[derive(Default)]
 pub struct Readiness {
     /// Cancelled when the service is about to stop.
     pub draining: CancellationToken,
-    /// What was found of the database, and when.
+    /// The last result of checking the database, and when that was.
     found: Mutex<Option<(Instant, Found)>>,
 }
 
@@ -35,9 +35,9 @@ enum Found {
     Away,
 }
 
-/// Is the process alive?
+/// Check whether the process is alive
 ///
-/// Touches no database.
+/// Does not touch the database.
 #[utoipa::path(
     tag = "service",
     responses((status = 200, description = "Alive", body = serde_json::Value,
@@ -48,10 +48,11 @@ pub async fn read_health() -> HttpResponse {
     HttpResponse::Ok().content_type("application/json").body(r#"{"status":"ok"}"#)
 }
 
-/// Should requests come here?
+/// Check whether this server should receive requests
 ///
-/// Yes if the database can be reached and has this version's schema, and the server is not about to
-/// stop. For load balancers; whether the process should be restarted is a question for `/health`.
+/// It should if the database can be reached and has this version's schema, and the server is not
+/// about to stop. This is for load balancers; whether the process should be restarted is a question
+/// for `/health`.
 #[utoipa::path(
     tag = "service",
     responses(
@@ -93,7 +94,7 @@ async fn ready_or_not(app: &App) -> Result<HttpResponse, Problem> {
 
 impl App {
     async fn look_at_the_database(&self, before: Option<Found>) -> Result<Found, Problem> {
-        // In a task of its own: see the read of one reservation.
+        // In a task of its own, for the same reason as the read of one reservation.
         let store = Arc::clone(&self.store);
         let asking = async move { store.is_current(Instant::now() + READY_MAX).await };
         match rt::spawn(asking).await.map_err(|_panic| Problem::internal())? {
@@ -109,7 +110,8 @@ impl App {
                 }
                 Ok(Found::SchemaTooOld)
             }
-            // Busy is not away: whoever is sent elsewhere makes others busier.
+            // Busy is not unavailable: requests that are sent elsewhere would make other servers
+            // busier.
             Err(Unavailable::Busy) => Ok(before.unwrap_or(Found::Ready)),
             Err(failure) => {
                 if before != Some(Found::Away) {
@@ -121,9 +123,9 @@ impl App {
     }
 }
 
-/// What a kind of problem means
+/// Explain a type of problem
 ///
-/// The page behind the `type` of an error.
+/// The page that the `type` of an error leads to.
 #[utoipa::path(
     tag = "service",
     params(("type" = String, Path, example = "insufficient-seats")),
@@ -136,12 +138,12 @@ impl App {
 #[get("/problems/{type}")]
 pub async fn read_problem(path: Path<String>) -> Result<HttpResponse, Problem> {
     let Some(code) = Code::from_slug(&path) else {
-        return Err(Problem::new(Code::RouteNotFound, "There is no such kind of problem"));
+        return Err(Problem::new(Code::RouteNotFound, "There is no such type of problem"));
     };
     Ok(HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page(code)))
 }
 
-/// The texts are ours and have nothing to escape in them.
+/// The texts are our own, and contain nothing that has to be escaped.
 fn page(code: Code) -> String {
     let entry = code.entry();
     let mut quoted = false;

@@ -1,8 +1,9 @@
-//! What changed, as it changes: Server-Sent Events.
+//! Streams: the changes of events as they happen, as Server-Sent Events.
 //!
-//! One tail for each event that is followed here reads the journal as soon as somebody says that
-//! there is more, and encodes each version once. Streams only take from it, at their own pace: who
-//! is too slow finds that his place is gone, and is told where to go on. Nobody waits for a stream.
+//! Each event that is followed here has one tail, which reads the journal as soon as a commit is
+//! announced, and encodes each version once. Streams only read from the tail, at their own pace:
+//! one that is too slow finds that its position is gone, and tells its client where to continue.
+//! Nothing ever waits for a stream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,33 +38,33 @@ use budget::Budget;
 use consumer::Consumer;
 use tail::{RECENT_MAX, Tail};
 
-/// Streams that are open at once.
+/// The maximum number of streams that are open at once.
 pub const STREAMS_MAX: usize = 2_000;
-/// From one look of a tail into the journal to the next, so that a busy event costs no more of
-/// them. What is new is there for streams in well under 50 ms.
+/// The pause of a tail between two reads of the journal: it limits what a busy event costs. New
+/// versions still reach the streams in well under 50 ms.
 const TAIL_PAUSE: Duration = Duration::from_millis(20);
-/// After a look that failed.
+/// The pause after a read that failed.
 const TAIL_RETRY: Duration = Duration::from_secs(1);
-/// What a tail reads at once.
+/// The maximum that a tail reads at once.
 const TAIL_VERSIONS: i64 = 1_000;
 const TAIL_CHANGES: i64 = 10_000;
 
-/// The streams of this process, and what they share. Cheap to clone.
+/// The streams of this process, and the state that they share. Cheap to clone.
 #[derive(Clone)]
 pub struct Streams(Arc<Shared>);
 
 struct Shared {
     store: Arc<PostgresStore>,
     latest: LatestVersions,
-    /// Tails run here, and not on the worker that got a request.
+    /// Tails run here, not on the worker that received a request.
     runtime: Handle,
     request_timeout: Duration,
     recent_bytes_max: usize,
     budget: Budget,
     metrics: StreamMetrics,
     places: Arc<Semaphore>,
-    /// Streams that begin in the past read one after the other: waiting for their bytes must not keep
-    /// the places of everybody's large reads.
+    /// Streams that begin in the past read one after another: while they wait until they may send
+    /// more, they must not take the places of other large reads.
     past_turn: Semaphore,
     large_reads: Arc<Semaphore>,
     /// Cancelled when the service stops.
@@ -71,7 +72,7 @@ struct Shared {
     followed: Mutex<HashMap<EventId, Followed>>,
 }
 
-/// An event that has a stream at least.
+/// An event that has at least one stream.
 struct Followed {
     tail: Arc<Tail>,
     streams: usize,
@@ -79,8 +80,8 @@ struct Followed {
 }
 
 impl Streams {
-    /// `bytes_per_second_max` is what all streams send together, at most, and what they keep of an
-    /// event is a part of it.
+    /// All streams together send at most `bytes_per_second_max`; the bytes that are kept for each
+    /// event are a fraction of that.
     pub fn new(
         store: Arc<PostgresStore>,
         latest: LatestVersions,
@@ -106,14 +107,13 @@ impl Streams {
         }))
     }
 
-    /// Ends all streams, and those that are opened from now on.
+    /// Ends all streams, including those that are opened from now on.
     pub fn stop(&self) {
         self.0.stop.cancel();
     }
 
-    /// Opens a stream of what follows `position`; `None` if too many are open. `latest` is a version
-    /// that the event has.
-    /// It ends with the key that it was asked for with.
+    /// Opens a stream of the versions after `position`; `None` if too many are open. `latest` is a
+    /// version that the event has reached. The stream ends when `key` is no longer valid.
     fn open(
         &self,
         event_id: &EventId,
@@ -132,7 +132,7 @@ impl Shared {
         let mut followed = self.followed();
         let event = followed.entry(event_id.clone()).or_insert_with(|| {
             let tail = Arc::new(Tail::new(latest, self.recent_bytes_max));
-            // A stream alone keeps the service's state alive, and not its tail.
+            // Only streams keep the shared state alive; the task of the tail does not.
             let (store, newer) = (Arc::clone(&self.store), self.latest.watch(event_id, latest));
             let reading =
                 read(Arc::clone(&tail), store, event_id.clone(), newer, self.request_timeout);
@@ -154,12 +154,12 @@ impl Shared {
     }
 
     fn followed(&self) -> MutexGuard<'_, HashMap<EventId, Followed>> {
-        // Nothing that can panic happens half way through a change of it.
+        // Poisoning does not matter: no change of the map can panic half way.
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Keeps a tail up to date, as long as it is polled.
+/// Keeps a tail up to date, as long as this future is polled.
 async fn read(
     tail: Arc<Tail>,
     store: Arc<PostgresStore>,
@@ -167,19 +167,19 @@ async fn read(
     mut newer: watch::Receiver<i64>,
     request_timeout: Duration,
 ) {
-    // What was committed before this began to listen was told to nobody: so it looks first.
+    // Commits from before this task began to listen were not announced to it, so it reads first.
     let mut look = true;
     loop {
         let have = tail.latest();
-        // It ends with the last stream, not with the sender.
+        // This task ends with the last stream, not with the sender.
         if !look && timeout(RECENT_MAX, newer.wait_for(|latest| *latest > have)).await.is_err() {
             tail.forget();
             continue;
         }
         let (store, event_id) = (Arc::clone(&store), event_id.clone());
         let until = Instant::now() + request_timeout;
-        // In a task of its own: the last stream may go in the middle of it, and that is no reason to
-        // give up a connection.
+        // In a task of its own: the last stream may end in the middle of a read, which must not
+        // cost a connection to the database.
         let reading = tokio::spawn(async move {
             store.changes(&event_id, have, TAIL_VERSIONS, TAIL_CHANGES, until).await
         });
@@ -191,7 +191,7 @@ async fn read(
             }
             Ok(Ok(None)) | Err(_) => TAIL_RETRY,
             Ok(Err(failure)) => {
-                log::warn!("following an event: {}", crate::chain(&failure));
+                log::warn!("following an event failed: {}", crate::chain(&failure));
                 TAIL_RETRY
             }
         };
@@ -199,18 +199,19 @@ async fn read(
     }
 }
 
-/// What changes, as it changes
+/// Stream the changes of an event
 ///
-/// Server-Sent Events: the `data` of each is a version as `changes` lists it, and its `id` is the
-/// version. Every version comes once and in order, whichever replica makes it. A stream begins
-/// after the version that `Last-Event-ID` names (a browser's `EventSource` sends it by itself when
-/// it comes back), or `after`, or else with what happens from now on.
+/// The changes as they happen, as Server-Sent Events: the `data` of each is a version as `changes`
+/// lists it, and the `id` is its number. Every version is sent once and in order, whichever replica
+/// commits it. A stream begins after the version that `Last-Event-ID` names (a browser's
+/// `EventSource` sends it by itself when it reconnects) or `after` names; without either, it begins
+/// with the next change.
 ///
-/// Where nothing changes, a comment comes every 15 seconds. A stream that does not keep up is ended
-/// with an event `behind`, as in `data: {"after":7,"changes":"/events/e/changes?after=7"}`: the place
-/// in the feed to go on from; its `retry` says when a stream is worth another try. Streams end when
-/// the server stops. The first event has an `id` and no `data`: where a stream that is cut off comes
-/// back to.
+/// While nothing changes, a comment is sent every 15 seconds. A stream that does not keep up is
+/// ended with an event `behind`, such as `data: {"after":7,"changes":"/events/e/changes?after=7"}`,
+/// which says where to continue in the feed; its `retry` says when it is worth trying a stream
+/// again. Streams end when the server stops. A stream begins with an `id` and no `data`: the
+/// position from which to resume if it is cut off.
 #[utoipa::path(
     tag = "changes",
     params(
@@ -218,11 +219,11 @@ async fn read(
         ("after" = Option<i64>, Query, minimum = 0, maximum = 999_999_999_999_999_999i64,
             description = "The last version that the caller has seen."),
         ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$",
-            description = "The same, and counts before it."),
+            description = "The same as `after`, and takes precedence over it."),
     ),
     security(("key" = ["read", "operator"])),
     responses(
-        (status = 200, description = "Server-Sent Events, without end", body = String,
+        (status = 200, description = "An endless stream of Server-Sent Events", body = String,
             content_type = "text/event-stream"),
         StreamProblems,
     ),
@@ -249,9 +250,9 @@ pub async fn stream_changes(
     response
         .content_type("text/event-stream")
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        // nginx would keep events back until it has a buffer full of them.
+        // Otherwise, nginx would hold events back until its buffer is full.
         .insert_header(("X-Accel-Buffering", "no"));
-    // The server would read all of it, and send nothing.
+    // For a HEAD, the server would read the whole stream, and send nothing.
     if request.extensions().contains::<WasHead>() {
         return Ok(response.finish());
     }

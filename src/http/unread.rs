@@ -1,7 +1,7 @@
-//! Bodies that nobody reads to their end.
+//! Request bodies that nobody reads to their end.
 //!
-//! actix closes a connection after an answer if the request's body is still arriving and somebody
-//! holds on to it. Once it is dropped, actix waits for the end of a chunked body instead, however
+//! actix closes a connection after an answer if the request's body is still arriving and has not
+//! been dropped. If it has been dropped, actix waits for the end of a chunked body instead, however
 //! long that takes. So the body of every request is kept until its answer is written.
 
 use std::cell::RefCell;
@@ -19,11 +19,11 @@ use actix_web::web::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use tokio::time::timeout;
 
-/// More is not read of a body that nobody wants.
+/// The maximum that is read of a body that nobody needs.
 const SKIMMED_BYTES_MAX: usize = 8 * 1024;
 const SKIM_MAX: Duration = Duration::from_millis(20);
 
-/// A request's body, shared by who reads it and who keeps it.
+/// A request's body, shared by its reader and by the answer that keeps it.
 #[derive(Clone)]
 pub struct KeptBody(Rc<RefCell<State>>);
 
@@ -33,8 +33,8 @@ struct State {
 }
 
 impl KeptBody {
-    /// Puts the body of `request` aside, and leaves a way to read it in its place; `None` if there
-    /// is no body.
+    /// Takes the body from `request`, and leaves a stream in its place that reads it; `None` if
+    /// there is no body.
     pub fn of(request: &mut ServiceRequest) -> Option<Self> {
         let headers = request.headers();
         if !headers.contains_key(header::TRANSFER_ENCODING)
@@ -48,8 +48,8 @@ impl KeptBody {
         Some(kept)
     }
 
-    /// Reads to its end what nobody wanted to read, if it is little and is there in a moment: then the
-    /// connection lives on, for callers that are refused before anybody looks at their body.
+    /// Reads an unread body to its end, if it is small and arrives within a moment. Then the
+    /// connection can be kept, even for callers that are refused before their body is read.
     pub async fn skim(&mut self) {
         let reading = async {
             let mut left = SKIMMED_BYTES_MAX;
@@ -60,7 +60,7 @@ impl KeptBody {
                 }
             }
         };
-        // In time, or the connection ends with the answer.
+        // If this takes too long, the connection is closed after the answer.
         let _ = timeout(SKIM_MAX, reading).await;
     }
 
@@ -88,7 +88,7 @@ impl Stream for KeptBody {
     }
 }
 
-/// The body of an answer that may be the last one of its connection.
+/// The body of an answer that may be the last one on its connection.
 struct LastWord {
     body: BoxBody,
     _unread: KeptBody,

@@ -349,7 +349,7 @@ async fn what_is_sent_again_is_done_once() {
         browser.click("Make it").await;
         browser.until_says("dialog [role=alert]", "The server cannot be reached").await;
         browser.click("Make it").await;
-        browser.until_says("dialog [role=alert]", "exists already").await;
+        browser.until_says("dialog [role=alert]", "already exists").await;
         let events = app.get("/events").await.json();
         assert_eq!(events["items"].as_array().expect("a list").len(), 2);
         browser.close().await;
@@ -442,7 +442,7 @@ async fn where_a_key_is_needed_it_is_asked_for() {
         browser.click("Forget the key").await;
         browser.until_says("dialog", "A key is needed").await;
         browser.click("Cancel").await;
-        browser.until_says("main", "A valid key is needed").await;
+        browser.until_says("main", "A valid key is required").await;
         browser.until_says("#key", "Enter a key").await;
         browser.close().await;
     })

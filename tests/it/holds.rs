@@ -159,7 +159,7 @@ async fn a_part_is_given_back() {
         }
         assert_eq!(event(app).await, [7, 1, 1]);
         let problem = keep(&booked, json!(3)).await.problem(400, "validation_failed");
-        assert_eq!(problem["errors"][0]["detail"], "must be at most 2, which it has now");
+        assert_eq!(problem["errors"][0]["detail"], "must be at most 2, the current number");
         keep(&booked, json!(0)).await.problem(400, "validation_failed");
         // Resent, as after a lost answer.
         let again = keep(&booked, json!(2)).await;
@@ -292,7 +292,7 @@ async fn a_field_that_is_not_known_is_refused() {
         let typo = json!({"partnerId": "abc-corp", "seat": 1});
         let problem = app.post("/events/e/reservations", typo).await;
         let problem = problem.problem(400, "validation_failed");
-        assert_eq!(problem["detail"], "seat is no field of this call; seats is required");
+        assert_eq!(problem["detail"], "seat is not a known field; seats is required");
         let many: Map<_, _> = (0..100).map(|number| (format!("f{number}"), json!(1))).collect();
         let problem = app.post("/events/e/reservations", many.into()).await;
         let problem = problem.problem(400, "validation_failed");
@@ -339,13 +339,13 @@ async fn a_list_that_is_wrong_is_told_where() {
         );
         let problem = app.send(Method::POST, path, &[], Some(list)).await;
         let problem = problem.problem(400, "validation_failed");
-        let no_object = "must be a JSON object, each of its fields given once";
+        let no_object = "must be a JSON object without duplicate fields";
         let expected = [
-            "seats is no field of this call".to_owned(),
+            "seats is not a known field".to_owned(),
             format!("items[1] {no_object}"),
             format!("items[2] {no_object}"),
             format!("items[3] {no_object}"),
-            "items[4] has a field that is not known: hold_seconds".to_owned(),
+            "items[4] has an unknown field: hold_seconds".to_owned(),
             "items[4].seats is required".to_owned(),
             "partnerId is required".to_owned(),
         ];

@@ -108,7 +108,7 @@ async fn a_client_says_it_in_the_wrong_place() {
         let bookings = "/events/e/reservations";
         let misplaced = app.post("/events/e/reservations?holdSeconds=60", hold(1)).await;
         let problem = misplaced.problem(400, "validation_failed");
-        let expected = json!([{"field": "holdSeconds", "detail": "is no parameter of this call"}]);
+        let expected = json!([{"field": "holdSeconds", "detail": "is not a known parameter"}]);
         assert_eq!(problem["errors"], expected);
         let held = app.made_in("e", hold(3)).await;
         let short = held.strip_prefix("/events/e").expect("it is below its event");

@@ -1,4 +1,4 @@
-//! What a field of a body may be, by its kind.
+//! The types of the fields of bodies: how each is parsed, and what it must be.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::domain::{
 
 impl FromJson for PartnerId {
     const MUST_BE: &'static str =
-        "must be a text of 1 to 128 characters, not blank and without control characters";
+        "must be a string of 1 to 128 characters, not blank and without control characters";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::parse(&text(json)?)
@@ -22,7 +22,7 @@ impl FromJson for PartnerId {
 
 impl FromJson for SeatCount {
     const MUST_BE: &'static str =
-        "must be a whole number from 1 to the event's maxSeatsPerReservation, as in 3";
+        "must be a whole number from 1 to the event's maxSeatsPerReservation, such as 3";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::new(whole_number(json)?)
@@ -47,7 +47,7 @@ impl FromJson for HoldTime {
 
 impl FromJson for Reference {
     const MUST_BE: &'static str =
-        "must be a text of 1 to 128 characters without control characters";
+        "must be a string of 1 to 128 characters without control characters";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::parse(&text(json)?)
@@ -55,7 +55,8 @@ impl FromJson for Reference {
 }
 
 impl FromJson for EventId {
-    const MUST_BE: &'static str = "must be 1 to 64 lower-case letters, digits and inner hyphens";
+    const MUST_BE: &'static str =
+        "must be 1 to 64 lower-case letters, digits and hyphens, without a hyphen at either end";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::parse(&text(json)?)
@@ -64,7 +65,7 @@ impl FromJson for EventId {
 
 impl FromJson for EventName {
     const MUST_BE: &'static str =
-        "must be a text of 1 to 200 characters, not blank and without control characters";
+        "must be a string of 1 to 200 characters, not blank and without control characters";
 
     fn from_json(json: &str) -> Option<Self> {
         Self::parse(&text(json)?)
@@ -79,10 +80,10 @@ impl FromJson for EventStatus {
     }
 }
 
-/// A moment, or none.
+/// A time, or `null`.
 impl FromJson for Option<Timestamp> {
     const MUST_BE: &'static str =
-        "must be null, or a time such as 2026-01-31T12:00:00Z (RFC 3339, years 1970 to 9000)";
+        "must be null or a time such as 2026-01-31T12:00:00Z (RFC 3339, years 1970 to 9000)";
 
     fn from_json(json: &str) -> Option<Self> {
         if json == "null" {
@@ -91,17 +92,17 @@ impl FromJson for Option<Timestamp> {
         let time = OffsetDateTime::parse(&text(json)?, &Rfc3339).ok()?;
         let time = time.checked_to_offset(UtcOffset::UTC)?;
         let sane = (1970..=9000).contains(&time.year());
-        // No more than the database keeps.
+        // The database keeps no more digits.
         sane.then(|| Some(time.truncate_to_microsecond()))
     }
 }
 
-/// The digits as they stand: 2.0 and 1e2 are no whole numbers here.
+/// Accepts plain integers only: 2.0 and 1e2 are not whole numbers here.
 fn whole_number(json: &str) -> Option<i64> {
     json.parse().ok()
 }
 
-/// Fails on lone surrogates, too: they are no characters.
+/// Also fails on lone surrogates, since they are not characters.
 pub fn text(json: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(json).ok()
 }

@@ -1,9 +1,9 @@
-//! What the process takes from its machine, under the names that every dashboard knows:
+//! The resources that the process uses, under the names that Prometheus client libraries use:
 //! <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>.
 
 use prometheus_client::registry::Registry;
 
-/// Read anew for each scrape. Empty where there is no /proc.
+/// Read again for each scrape. Empty on systems without /proc.
 pub fn registry() -> Registry {
     #[cfg_attr(not(target_os = "linux"), expect(unused_mut, reason = "nothing is registered"))]
     let mut registry = Registry::with_prefix("process");
@@ -55,7 +55,7 @@ mod linux {
             let mut each = Each(encoder);
             let files_max = getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(max, _)| max);
             let Ok(taken) = Taken::read() else {
-                // Where as many files are open as may be, no other can be opened to look.
+                // If the limit of open files is reached, /proc cannot be opened, either.
                 let full = File::open("/proc/self/stat").err().and_then(|why| why.raw_os_error())
                     == Some(Errno::EMFILE as i32);
                 return match files_max {
@@ -64,9 +64,9 @@ mod linux {
                 };
             };
             let cpu = ConstCounter::new(taken.cpu_seconds);
-            each.say("cpu", "Processor time taken", Some(Unit::Seconds), &cpu)?;
+            each.say("cpu", "Processor time used", Some(Unit::Seconds), &cpu)?;
             let resident = ConstGauge::new(taken.resident_bytes);
-            each.say("resident_memory", "Memory in RAM", Some(Unit::Bytes), &resident)?;
+            each.say("resident_memory", "Resident memory", Some(Unit::Bytes), &resident)?;
             each.say("threads", "Threads", None, &ConstGauge::new(taken.threads))?;
             files_max.map_or(Ok(()), |max| each.say_files(taken.files as u64, max))
         }
@@ -76,9 +76,9 @@ mod linux {
 
     impl Each<'_> {
         fn say_files(&mut self, open: u64, max: u64) -> fmt::Result {
-            let help = "Open file descriptors, each connection being one";
+            let help = "Open file descriptors; each connection takes one";
             self.say("open_fds", help, None, &ConstGauge::new(open))?;
-            self.say("max_fds", "So many may be open", None, &ConstGauge::new(max))
+            self.say("max_fds", "Maximum open file descriptors", None, &ConstGauge::new(max))
         }
 
         fn say(

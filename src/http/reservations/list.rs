@@ -23,38 +23,39 @@ use crate::store::{Filter, Page, Position, Unavailable};
 
 const LIMIT_DEFAULT: i64 = 50;
 const LIMIT_MAX: i64 = 200;
-/// Changes of the journal that one statement looks at.
+/// Changes in the journal that one statement reads.
 const CHANGES_PER_STATEMENT: i64 = 2_000;
-/// Statements for one page. With a filter that little passes, a page ends early.
+/// The maximum number of statements for one page. If few entries match the filter, a page ends
+/// early.
 const STATEMENTS_MAX: usize = 25;
 /// Rows of CSV that are in memory at once.
 const CSV_ROWS: i64 = 1_000;
 const HEAD: &str =
     "reservationId,eventId,partnerId,seats,status,holdExpiresAt,reference,version,createdAt\r\n";
 
-/// Reservations of an event, the newest first.
+/// Reservations of an event, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ReservationPage)]
 pub struct PageBody<'a> {
     items: Vec<ReservationBody<'a>>,
-    /// For the next page; `null` at the end.
+    /// The cursor for the next page; `null` at the end.
     #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
 /// List the reservations of an event
 ///
-/// The newest first. A page may have fewer than `limit` of them, even none: as long as there is a
-/// `nextCursor`, there may be more. Nothing is skipped and nothing is repeated while others are
-/// made. With `Accept: text/csv`, all of them at once, as lines of CSV; texts that a spreadsheet
-/// would take for a formula have a `'` before them.
+/// Newest first. A page may have fewer than `limit` reservations, even none: as long as there is a
+/// `nextCursor`, there may be more. Nothing is skipped and nothing is repeated while new ones are
+/// being created. With `Accept: text/csv`, the answer is all of them at once, as CSV; texts that a
+/// spreadsheet would take for a formula are prefixed with `'`.
 #[utoipa::path(
     tag = "reservations",
     params(("eventId" = String, Path, example = "node-meetup-2025"), ListQuery),
     security(("key" = ["partner", "read", "operator"])),
     responses(
-        (status = 200, description = "A page of them, or all of them as CSV", content(
+        (status = 200, description = "A page of reservations, or all of them as CSV", content(
             (PageBody = "application/json"),
             (String = "text/csv"),
         )),
@@ -77,7 +78,7 @@ pub async fn list_reservations(
         reference: query.take("reference", Reference::MUST_BE, Reference::parse)?,
     };
     if wants_csv(&request) {
-        // All of it at once: there are no pages to limit, or to go on from.
+        // All reservations at once: without pages, `limit` and `cursor` are unknown parameters.
         query.end()?;
         app.find_event(&event_id).await?;
         let is_head = request.extensions().contains::<WasHead>();
@@ -99,9 +100,10 @@ pub async fn list_reservations(
 }
 
 const STATUS_MUST_BE: &str = "must be held, confirmed, cancelled or expired";
-const CURSOR_MUST_BE: &str = "must be a nextCursor of this listing";
+const CURSOR_MUST_BE: &str = "must be a nextCursor of this list";
 
-/// A place in the journal: the version, and the place in it unless all of it is still to come.
+/// A position in the journal: the version, and the place within it unless all of that version is
+/// still to come.
 fn cursor(next: Position) -> String {
     let Position { version, place } = next;
     if place == i64::MAX { version.to_string() } else { format!("{version}.{place}") }
@@ -120,7 +122,7 @@ fn position(cursor: &str) -> Option<Position> {
 
 const CURSOR_DIGITS_MAX: usize = 18;
 
-/// Whether CSV is what the caller would rather have.
+/// Whether the caller prefers CSV.
 fn wants_csv(request: &HttpRequest) -> bool {
     let Ok(accept) = Accept::parse(request) else { return false };
     let known = ["text/csv", "application/json", "application/*", "*/*"];
@@ -129,7 +131,7 @@ fn wants_csv(request: &HttpRequest) -> bool {
     ranked.find(|mime| known.contains(mime)) == Some("text/csv")
 }
 
-/// Looks further until the page is full, or enough was looked at.
+/// Reads on until the page is full, or the maximum number of statements was sent.
 async fn fill(
     app: &App,
     event_id: &EventId,
@@ -147,7 +149,7 @@ async fn fill(
                 filled.reservations.extend(more.reservations);
                 filled.next = more.next;
             }
-            // A page may end early, and the next one goes on from there.
+            // A page may end early; the next one continues from there.
             Err(_) if looked > 0 => break,
             Err(problem) => return Err(problem),
         }
@@ -163,10 +165,10 @@ async fn list(
     count: i64,
     until: Instant,
 ) -> Result<Page, Problem> {
-    // Held for a statement only: a client may take its time, and a page many of them.
+    // Held for one statement only: a client may be slow, and a page may need many statements.
     let turn = timeout_at(until, Arc::clone(&app.large_reads).acquire_owned()).await;
     let turn = turn.map_err(|_elapsed| Unavailable::Busy)?;
-    // In a task of its own: see the read of one reservation.
+    // In a task of its own, for the same reason as the read of one reservation.
     let store = Arc::clone(&app.store);
     let (event_id, filter) = (event_id.clone(), filter.clone());
     let read = async move {
@@ -176,8 +178,8 @@ async fn list(
     Ok(rt::spawn(read).await.map_err(|_panic| Problem::internal())??)
 }
 
-/// All that passes the filter, in one answer that is written as it is read. What fails in the
-/// middle ends the connection: a client sees that the answer is not complete.
+/// All reservations that match the filter, in one answer that is sent as they are read. A failure
+/// in the middle closes the connection, so that the client sees that the answer is not complete.
 fn csv(
     app: Data<App>,
     event_id: EventId,
@@ -193,7 +195,7 @@ fn csv(
         let held = Arc::clone(&held);
         async move {
             let Some(from) = from else { return Ok(None) };
-            // It ends with the key that it was asked for with.
+            // The export ends when the key that requested it is no longer valid.
             if (*held).as_ref().is_some_and(|key| !key.is_good()) {
                 return Err(Problem::internal());
             }
@@ -210,7 +212,7 @@ fn csv(
         .content_type("text/csv; charset=utf-8")
         .insert_header((header::VARY, "Accept"))
         .insert_header((header::CONTENT_DISPOSITION, file));
-    // The server would read all of it, and send nothing.
+    // For a HEAD, the server would read all of it, and send nothing.
     if is_head { response.finish() } else { response.streaming(head.chain(rows)) }
 }
 
@@ -233,8 +235,8 @@ fn lines(reservations: &[Reservation]) -> Result<Vec<u8>, csv::Error> {
     lines.into_inner().map_err(|failure| failure.into_error().into())
 }
 
-/// A text of a partner's, so that a spreadsheet takes it for one and not for a formula. Where the
-/// list separator is a semicolon, a cell may begin behind any of them; blanks before a formula are
+/// A partner's text, made safe from being taken for a formula by a spreadsheet. Where the list
+/// separator is a semicolon, a cell may begin after each semicolon; blanks before a formula are
 /// skipped.
 fn neutral(text: &str) -> Cow<'_, str> {
     const FORMULA: [char; 8] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
@@ -251,22 +253,22 @@ fn neutral(text: &str) -> Cow<'_, str> {
 #[into_params(parameter_in = Query)]
 #[allow(dead_code, reason = "describes parameters")]
 struct ListQuery {
-    /// Only those of this partner. With a partner's own key there are no others.
+    /// Only reservations of this partner. With a partner's key, there are no others.
     #[param(rename = "partnerId", value_type = String, required = false, min_length = 1,
         max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$")]
     partner_id: Option<String>,
-    /// Only those in this status.
+    /// Only reservations with this status.
     #[param(value_type = ReservationStatus, required = false)]
     status: Option<String>,
-    /// Only those with this text of the partner's.
+    /// Only reservations with this reference.
     #[param(value_type = String, required = false, min_length = 1, max_length = 128,
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     reference: Option<String>,
-    /// How many of them, at most.
+    /// The maximum number of reservations on the page.
     #[param(value_type = i32, required = false, minimum = 1, maximum = 200, default = 50)]
     limit: Option<i32>,
-    /// The `nextCursor` of the page before.
+    /// The `nextCursor` of the previous page.
     #[param(value_type = String, required = false, pattern = r"^[0-9]{1,18}(\.[0-9]{1,18})?$")]
     cursor: Option<String>,
 }

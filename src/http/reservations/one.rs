@@ -1,5 +1,5 @@
-//! One reservation: read, confirm, extend, shrink, cancel. Each exists in two forms: below its
-//! event, and by its id alone.
+//! One reservation: read, confirm, extend, shrink, cancel. Each call exists in two forms: below the
+//! event, and by the reservation's id alone.
 
 use std::sync::Arc;
 
@@ -23,24 +23,24 @@ use crate::http::problem::Problem;
 use crate::http::query::NoQuery;
 use crate::http::{App, event_id};
 
-/// For how long to go on holding.
+/// How long to hold the seats from now on.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ExtendRequest)]
 pub struct ExtendRequest {
-    /// From now on. A hold ends seven days after it was made, at the latest.
+    /// Seconds from now. A hold ends seven days after it was created, at the latest.
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = i32, minimum = 10, maximum = 86_400, example = 300)]
     hold_seconds: Field<HoldTime>,
 }
 
-/// What to keep.
+/// What to keep of a reservation.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = ReservationChange)]
 pub struct ShrinkRequest {
-    /// At most as many as it has.
+    /// The number of seats to keep, at most as many as the reservation has.
     #[serde(default)]
     #[garde(custom(body::required))]
     #[schema(required = true, value_type = i32, minimum = 1, maximum = 10_000, example = 1)]
@@ -63,7 +63,7 @@ pub struct Ids {
     reservation_id: String,
 }
 
-/// What they name.
+/// The reservation that the ids name.
 struct Target {
     event_id: Option<EventId>,
     id: ReservationId,
@@ -72,14 +72,14 @@ struct Target {
 impl Target {
     fn of(ids: &Ids) -> Result<Self, Problem> {
         let event_id = ids.event_id.as_deref().map(event_id).transpose()?;
-        // Only the form with hyphens: one reservation has one URL.
+        // Only the form with hyphens is accepted, so that a reservation has one URL.
         let text = &ids.reservation_id;
         let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
         let id = id.map(ReservationId).ok_or_else(Problem::reservation_not_found)?;
         Ok(Self { event_id, id })
     }
 
-    /// What `identity` may see of it.
+    /// Reads the reservation, if `identity` may see it.
     async fn find(
         self,
         app: &App,
@@ -88,20 +88,20 @@ impl Target {
     ) -> Result<Reservation, Problem> {
         let Self { event_id, id } = self;
         let event = event_id.clone();
-        // In a task of its own: dropped in the middle of a read, with a request whose client has
-        // hung up, the connection to the database would have to be closed.
+        // In a task of its own: when a client hangs up, its request is dropped, and if that dropped
+        // a read in the middle, its connection to the database would have to be closed.
         let store = Arc::clone(&app.store);
         let read = async move { store.reservation(id, event_id.as_ref(), until).await };
         let found = rt::spawn(read).await.map_err(|_panic| Problem::internal())??;
         if let (None, Some(event)) = (&found, event) {
             app.find_event_by(&event, until).await?;
         }
-        // Another partner's is not there.
+        // Another partner's reservation is answered like one that does not exist.
         let found = found.filter(|found| identity.caller().may_touch(&found.partner_id));
         found.ok_or_else(Problem::reservation_not_found)
     }
 
-    /// What it is after the action; `None` if it is no more.
+    /// The reservation after the action; `None` if it was cancelled.
     async fn alter(
         self,
         app: &App,
@@ -144,7 +144,7 @@ async fn alter(
 
 /// Read a reservation
 ///
-/// It stays readable after it was cancelled or has expired.
+/// A reservation stays readable after it was cancelled or has expired.
 #[utoipa::path(
     tag = "reservations",
     operation_id = "read_reservation_of_event",
@@ -170,8 +170,8 @@ pub async fn read_reservation(
 
 /// Cancel a reservation
 ///
-/// Booked or held. Its seats are sellable at once, and are given back once, however often this is
-/// called.
+/// Cancels a booking or a hold. Its seats are available again at once, and are given back only
+/// once, however often this is called.
 #[utoipa::path(
     tag = "reservations",
     operation_id = "cancel_reservation_of_event",
@@ -200,7 +200,7 @@ pub async fn cancel_reservation(
 
 /// Confirm a hold
 ///
-/// It becomes a booking. Confirming it again changes nothing, and is no error.
+/// The hold becomes a booking. Confirming it again changes nothing, and is not an error.
 #[utoipa::path(
     tag = "reservations",
     operation_id = "confirm_reservation_of_event",
@@ -229,7 +229,7 @@ pub async fn confirm_reservation(
 
 /// Extend a hold
 ///
-/// It ends `holdSeconds` from now, and seven days after it was made at the latest.
+/// The hold ends `holdSeconds` from now, but seven days after it was created at the latest.
 #[utoipa::path(
     tag = "reservations",
     operation_id = "extend_reservation_of_event",
@@ -258,10 +258,10 @@ pub async fn extend_reservation(
     alter(&app, &ids, Action::Extend(wanted.hold_seconds.must()), &booker, &request).await
 }
 
-/// Give a part of the seats back
+/// Shrink a reservation
 ///
-/// The rest is sellable at once. A reservation never grows; asking for what it has changes nothing,
-/// and is no error.
+/// Gives part of its seats back, which are available again at once. A reservation never grows;
+/// requesting the number of seats that it has changes nothing, and is not an error.
 #[utoipa::path(
     tag = "reservations",
     operation_id = "shrink_reservation_of_event",

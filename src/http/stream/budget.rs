@@ -1,4 +1,4 @@
-//! How many bytes streams may send, in all and each.
+//! How many bytes streams may send: all together, and each.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,23 +6,23 @@ use tokio::time::Instant;
 
 use super::STREAMS_MAX;
 
-/// Half of it is shared out evenly, so that who follows a quiet event never suffers from a busy
-/// one; the other half is for those who need more than their share. What is read again for a stream
-/// that begins in the past is a small part more: it costs the database as much as what is new, and
-/// serves one stream only.
+/// A small part is for versions that are read again for streams that begin in the past: these cost
+/// the database as much as new ones, and serve one stream only. Half of the rest is shared out
+/// evenly, so that a stream of a quiet event never suffers from a busy one; the other half is for
+/// streams that need more than their share.
 pub struct Budget {
     share: f64,
     common: Mutex<Bucket>,
     past: Mutex<Bucket>,
 }
 
-/// Which part of it is for the past.
+/// The part of the budget that is for the past.
 const PAST_PART: f64 = 1.0 / 16.0;
 
 /// The share of one stream.
 pub struct Share(Bucket);
 
-/// How long a share that is not used adds up: a large version must fit in.
+/// How long an unused share adds up: a large version must fit in.
 const SHARE_MAX_S: f64 = 16.0;
 
 impl Budget {
@@ -37,11 +37,11 @@ impl Budget {
     }
 
     pub fn share(&self) -> Share {
-        // Empty at first: to come anew again and again gains nothing.
+        // Empty at first, so that a client gains nothing by reconnecting again and again.
         Share(Bucket { bytes: 0.0, ..Bucket::new(self.share, self.share * SHARE_MAX_S) })
     }
 
-    /// Whether so many bytes may be sent now: then they count as sent.
+    /// Whether this many bytes may be sent now; if so, they count as sent.
     pub fn take(&self, share: &mut Share, bytes: usize) -> bool {
         let bytes = bytes as f64;
         share.0.take(bytes)
@@ -53,7 +53,8 @@ impl Budget {
         self.past.lock().unwrap_or_else(PoisonError::into_inner).take(0.0)
     }
 
-    /// What it was. The next one waits until that is made up for.
+    /// Counts the bytes that were sent from the past. The next read waits until the budget has
+    /// recovered from them.
     pub fn spend_past(&self, bytes: usize) {
         self.past.lock().unwrap_or_else(PoisonError::into_inner).bytes -= bytes as f64;
     }
@@ -99,14 +100,15 @@ mod tests {
         let mut shares: Vec<Share> = (0..100).map(|_| budget.share()).collect();
         let mut sent = 0;
         for _ in 0..1_000 {
-            // Some come anew.
+            // Half of the streams are opened again.
             shares[..50].fill_with(|| budget.share());
             for share in &mut shares {
                 sent += if budget.take(share, 1_000) { 1_000 } else { 0 };
             }
             advance(Duration::from_millis(10)).await;
         }
-        // Ten seconds of the common part and of a hundred shares, and what the common one begins with.
+        // Ten seconds of the common part and of a hundred shares, and what the common part starts
+        // with.
         let shares_of_all = 100 * 470 * 10;
         assert!((9_375_000..=10_400_000 + shares_of_all).contains(&sent), "{sent}");
     }

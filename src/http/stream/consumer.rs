@@ -1,4 +1,4 @@
-//! One stream: what it is sent, and when it ends.
+//! One stream: what it sends, and when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,21 @@ use crate::domain::EventId;
 use crate::http::access::HeldKey;
 use crate::store::Versions;
 
-/// What a stream that begins in the past reads at once: it is in memory until the client has taken
-/// it.
+/// The maximum that a stream which begins in the past reads at once: it is in memory until the
+/// client has taken it in.
 const PAST_VERSIONS: i64 = 250;
 const PAST_CHANGES: i64 = 250;
-/// Once it has lost ground over so many pages, it is told that it will not get there.
+/// Such a stream is ended if it has fallen further behind over more than this many pages in a row,
+/// since it will not catch up.
 const PAST_PAGES_LOST_MAX: usize = 10;
-/// Such a stream waits so long until it may send more.
+/// The maximum time that such a stream waits until it may send more.
 const PAST_WAIT_MAX: Duration = Duration::from_secs(5);
 const PAST_WAIT_STEP: Duration = Duration::from_millis(50);
-/// Proxies end a connection on which nothing happens, many after a minute.
+/// Proxies close a connection on which nothing happens, many after a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// How long a stream goes on with a key that is good no more.
+/// How long a stream may continue with a key that is no longer valid.
 const KEY_PAUSE: Duration = Duration::from_secs(1);
-/// When a client is to come back: after the end of a stream, and after it was dropped.
+/// When a client should reconnect: after the end of a stream, and after it was dropped.
 const RETRY_MS: u64 = 1_000;
 const BEHIND_RETRY_MS: u64 = 5_000;
 const BEHIND_RETRY_SPREAD_MS: u64 = 10_000;
@@ -42,13 +43,14 @@ pub struct Consumer {
     share: Share,
     /// The last version that was sent.
     position: i64,
-    /// Whether it has come to where the tail is.
+    /// Whether it has caught up with the tail.
     is_live: bool,
-    /// In the past: how many versions are still to come, and over how many pages that has grown.
+    /// In the past: how many versions are still to come, and over how many pages in a row that
+    /// number has grown.
     distance: i64,
     pages_lost: usize,
     stage: Stage,
-    /// What it was asked for with.
+    /// The key that the stream was opened with.
     key: Option<HeldKey>,
     _place: OwnedSemaphorePermit,
 }
@@ -68,7 +70,7 @@ impl Drop for Consumer {
 }
 
 impl Consumer {
-    /// A stream of what follows `position`, with a place of its own.
+    /// A stream of the versions after `position`, with a place of its own.
     pub fn new(
         shared: Arc<Shared>,
         event_id: EventId,
@@ -99,7 +101,8 @@ impl Consumer {
         match self.stage {
             Stage::New => {
                 self.stage = Stage::Open;
-                // An id without data is no event, but where a client goes on that is cut off now.
+                // An id without data is not an event, but tells a client that is cut off now where
+                // to resume.
                 return Some(format!("retry: {RETRY_MS}\nid: {}\n\n", self.position).into());
             }
             Stage::Open => {}
@@ -144,7 +147,7 @@ impl Consumer {
 
     /// The next versions of a stream that begins in the past.
     async fn past(&mut self) -> Option<Bytes> {
-        // In line with all others: who comes last, waits longest.
+        // In line with all such streams: the last one to arrive waits longest.
         let shared = Arc::clone(&self.shared);
         let turn = async {
             let turn = shared.past_turn.acquire().await;
@@ -162,7 +165,7 @@ impl Consumer {
             let _permit = permit;
             store.changes(&event_id, position, PAST_VERSIONS, PAST_CHANGES, until).await
         };
-        // In a task of its own, so that a client that hangs up costs no connection.
+        // In a task of its own, so that a client that hangs up costs no connection to the database.
         let found = self.shared.runtime.spawn(read).await.ok()?;
         let Versions { versions, latest } = match found {
             Ok(found) => found?,
@@ -187,8 +190,8 @@ impl Consumer {
         Some(text.into())
     }
 
-    /// The last words to one that does not keep up, or that there is no room for: where to go on,
-    /// and when to try again.
+    /// The last event of a stream that does not keep up, or that there is no room for: it says
+    /// where to continue, and when to try again.
     fn behind(&mut self) -> Bytes {
         self.stage = Stage::Over;
         self.shared.metrics.dropped.inc();
@@ -207,7 +210,7 @@ fn is_good(key: Option<&HeldKey>) -> bool {
     key.is_none_or(HeldKey::is_good)
 }
 
-/// Returns once the key is good no more.
+/// Returns once the key is no longer valid.
 async fn ends(key: Option<&HeldKey>) {
     while is_good(key) {
         sleep(KEY_PAUSE).await;
@@ -229,7 +232,7 @@ mod tests {
     use crate::http::Metrics;
     use crate::store::{ConnectionLimits, PostgresStore};
 
-    /// Streams over a database that is not there: what follows needs none.
+    /// Streams on a database that does not exist: these tests need none.
     fn streams() -> Streams {
         let options = "postgres://nobody@127.0.0.1:1/none".parse().expect("a URL");
         let limits = ConnectionLimits { writes: 1, reads: 1 };
@@ -259,7 +262,7 @@ mod tests {
         assert_eq!(consumer.next().await, None);
     }
 
-    /// Nobody asks for the next part of a stream whose client does not read.
+    /// The next part of a stream is not requested while its client does not read.
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_is_dropped_and_harms_nobody() {
         let streams = streams();

@@ -11,15 +11,16 @@ use tokio::time::Instant;
 use crate::http::changes::VersionBody;
 use crate::store::Version;
 
-/// Who is further behind than that is dropped.
+/// A stream that is further behind than this is dropped.
 pub const RECENT_MAX: Duration = Duration::from_secs(5);
-/// What is written at once, about: a stream whose client does not read keeps so much in memory.
+/// Approximately what is written at once: a stream whose client does not read keeps this much in
+/// memory.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// The end of an event's journal, as it is sent.
+/// The end of an event's journal, in the form in which it is sent.
 pub struct Tail {
     recent: RwLock<Recent>,
-    /// The newest version that is there to send.
+    /// The newest version that can be sent.
     reached: watch::Sender<i64>,
 }
 
@@ -31,24 +32,24 @@ struct Recent {
     next: i64,
 }
 
-/// Some versions, one after the other.
+/// Some consecutive versions.
 #[derive(Clone)]
 struct Chunk {
     first: i64,
     text: Bytes,
-    /// Where each of them ends in the text.
+    /// Where each version ends in the text.
     ends: Vec<usize>,
     made: Instant,
 }
 
-/// What there is for a stream.
+/// What there is to send to a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum After {
-    /// Versions, up to this one.
+    /// Versions, up to and including this one.
     Text(Bytes, i64),
-    /// It has seen all.
+    /// The stream has seen all versions.
     Nothing,
-    /// The next one is no longer here.
+    /// The next version is no longer kept here.
     Gone,
 }
 
@@ -59,17 +60,17 @@ impl Tail {
         Self { recent: RwLock::new(recent), reached: watch::channel(version).0 }
     }
 
-    /// Tells of each new end.
+    /// Reports each new newest version.
     pub fn reached(&self) -> watch::Receiver<i64> {
         self.reached.subscribe()
     }
 
-    /// The newest version that it has.
+    /// The newest version that the tail has.
     pub fn latest(&self) -> i64 {
         *self.reached.borrow()
     }
 
-    /// Adds the versions that follow those it has.
+    /// Adds the versions that follow those that it has.
     pub fn publish(&self, versions: &[Version]) {
         let chunks = encode(versions);
         let mut recent = self.recent.write().unwrap_or_else(PoisonError::into_inner);
@@ -85,12 +86,12 @@ impl Tail {
         self.reached.send_replace(latest);
     }
 
-    /// Lets go of what is too old.
+    /// Drops what is too old.
     pub fn forget(&self) {
         self.recent.write().unwrap_or_else(PoisonError::into_inner).forget();
     }
 
-    /// What follows a version.
+    /// What follows `version`.
     pub fn after(&self, version: i64) -> After {
         let recent = self.recent.read().unwrap_or_else(PoisonError::into_inner);
         if version + 1 >= recent.next {
@@ -121,7 +122,7 @@ impl Chunk {
         self.first + self.ends.len() as i64 - 1
     }
 
-    /// Its versions after this one.
+    /// The text of its versions after `version`.
     fn after(&self, version: i64) -> Bytes {
         let seen = usize::try_from(version + 1 - self.first).unwrap_or(0);
         let start = if seen == 0 { 0 } else { self.ends[seen - 1] };
@@ -163,7 +164,7 @@ pub mod tests {
     use crate::domain::{ChangeKind, Timestamp};
     use crate::store::ReservationChanged;
 
-    /// Versions with so many changes each.
+    /// Versions with this many changes each.
     pub fn versions(numbers: std::ops::RangeInclusive<i64>, changes: usize) -> Vec<Version> {
         let change = || ReservationChanged {
             kind: ChangeKind::Reserved,
@@ -188,7 +189,7 @@ pub mod tests {
         ids.map(|id| id.parse().expect("a number")).collect()
     }
 
-    /// All that a stream gets that has seen `version`.
+    /// All versions that a stream gets if it has seen `version`.
     fn followed(tail: &Tail, mut version: i64) -> Vec<i64> {
         let mut seen = Vec::new();
         while let After::Text(text, last) = tail.after(version) {

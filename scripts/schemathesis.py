@@ -1,8 +1,8 @@
-"""What schemathesis is told about the contract that a JSON schema cannot say."""
+"""Tells schemathesis what a JSON schema cannot say about the contract."""
 
 import schemathesis
 
-# Of an event that says nothing else.
+# The limit of an event that sets no other.
 SEATS_PER_RESERVATION = 10
 NUMBERS = (
     "seats",
@@ -14,11 +14,11 @@ NUMBERS = (
 
 
 def says_what_the_schema_cannot(item):
-    # To a JSON schema 8.0 is an integer. The contract refuses it: what is written with a decimal
-    # point is not a number of seats.
+    # To a JSON schema, 8.0 is an integer. The contract refuses it: a number of seats has no decimal
+    # point.
     if any(isinstance(item.get(name), float) for name in NUMBERS):
         return True
-    # How many seats an event allows is not known to the schema.
+    # The schema does not know how many seats an event allows per reservation.
     seats = item.get("seats")
     return isinstance(seats, int) and seats > SEATS_PER_RESERVATION
 
@@ -29,25 +29,25 @@ def filter_body(context, body):
         return True
     operation = context.operation
     if operation.path == "/keys":
-        # A partner belongs to its scope and to no other, and the end of a key is still to come.
+        # The scope `partner`, and no other, has a partner, and a key expires in the future.
         of_partner = body.get("scope") == "partner"
         return ("partnerId" in body) == of_partner and not isinstance(body.get("expiresAt"), str)
     if operation.method.upper() == "PATCH" and "reservationId" in operation.path:
-        # It only gets smaller, and how many it has is not known.
+        # A reservation can only be shrunk, and its number of seats is not known.
         seats = body.get("seats")
         return not isinstance(seats, (int, float)) or (isinstance(seats, int) and seats <= 1)
     if operation.path.endswith(("/reservations", "/batch")) and "partnerId" not in body:
-        # Only a partner's own key says who books.
+        # The partner may be left out only with a partner's own key.
         return False
     items = body.get("items")
     items = [body, *(items if isinstance(items, list) else [])]
     if any(says_what_the_schema_cannot(item) for item in items if isinstance(item, dict)):
         return False
-    # The end of the sales is after their beginning, and both are within some centuries.
+    # Sales end after they begin, and both times are within a few centuries.
     return not any(isinstance(body.get(name), str) for name in ("salesOpenAt", "salesCloseAt"))
 
 
 @schemathesis.hook
 def filter_query(context, query):
-    # A version that the event has not had is refused, and at which it is, is not known.
+    # A version that the event has not reached is refused, and its current version is not known.
     return not isinstance(query, dict) or query.get("after") in (None, 0, "0")

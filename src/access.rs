@@ -51,17 +51,17 @@ const SECRET_BYTES: usize = 20;
 /// Why a key is not accepted. The caller gets the same answer for all reasons except the last.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Denied {
-    #[error("it does not look like a key")]
+    #[error("the key is malformed")]
     Malformed,
-    #[error("it is not known")]
+    #[error("the key is unknown")]
     Unknown,
-    #[error("its secret is wrong")]
+    #[error("the key's secret is wrong")]
     WrongSecret,
-    #[error("it has expired")]
+    #[error("the key has expired")]
     Expired,
-    #[error("it was revoked")]
+    #[error("the key was revoked")]
     Revoked,
-    #[error("the database could not be asked in time")]
+    #[error("the database could not be queried in time")]
     Unavailable,
 }
 
@@ -200,7 +200,7 @@ impl KeyRing {
 
 /// The database could not be queried. Already logged.
 #[derive(Clone, Copy, Debug, Error)]
-#[error("the database could not be asked for keys")]
+#[error("the database could not be queried for keys")]
 pub struct NotSeen;
 
 impl Shared {
@@ -223,13 +223,13 @@ impl Shared {
         let succeeded = seen.is_ok();
         *looked = Some(Looked { began, ended: Instant::now(), succeeded });
         match seen {
-            Ok(()) if !went_well => log::info!("keys can be looked for again"),
+            Ok(()) if !went_well => log::info!("keys can be read from the database again"),
             Ok(()) => {}
             // Only the first failure is a warning, since the poll is repeated every second.
             Err(failure) if went_well => {
-                log::warn!("looking for keys: {}; trying on", crate::chain(&failure));
+                log::warn!("could not read the keys: {}; retrying", crate::chain(&failure));
             }
-            Err(failure) => log::debug!("looking for keys: {}", crate::chain(&failure)),
+            Err(failure) => log::debug!("could not read the keys: {}", crate::chain(&failure)),
         }
         if succeeded { Ok(()) } else { Err(NotSeen) }
     }
@@ -281,7 +281,7 @@ impl Shared {
             return;
         }
         if let Err(failure) = self.store.mark_used(&used, Instant::now() + LOOK_MAX).await {
-            log::warn!("writing down which keys were used: {}", crate::chain(&failure));
+            log::warn!("could not record which keys were used: {}", crate::chain(&failure));
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
             for entry in used.iter().filter_map(|id| known.by_id.get(id.as_str())) {
                 entry.used.store(true, Ordering::Relaxed);
@@ -327,7 +327,7 @@ pub fn new_key(
     let id = random_hex::<{ KeyId::LENGTH / 2 }>()?;
     let secret = random_hex::<SECRET_BYTES>()?;
     let text = format!("{PREFIX}_{id}_{secret}");
-    let id = KeyId::parse(&id).expect("it has the length and the digits of one");
+    let id = KeyId::parse(&id).expect("it has the length and the digits of an id");
     let secret_hash = Sha256::digest(secret).into();
     Ok((NewKey { id, secret_hash, name, scope, expires_at, made_by }, text))
 }

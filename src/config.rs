@@ -19,34 +19,35 @@ pub mod env_file;
 pub const SETTINGS: &str = "\
 HOST                      127.0.0.1        address to listen on
 PORT                      5000             port to listen on; 0 takes a free one
-ACCESS_CONTROL            off              keys: callers need a key (see `ticketboss key`); off has
-                                           to be said where HOST is not this machine alone
-PARTNER_REQUESTS_PER_S    1000             with keys: what a partner may send to this server; what
-                                           any other key may, too
-PARTNER_REQUESTS_BURST    2000             and at once, after it has sent nothing for a while
+ACCESS_CONTROL            off              keys: callers need a key (see `ticketboss key`); off
+                                           must be set explicitly if HOST is more than this machine
+PARTNER_REQUESTS_PER_S    1000             with keys: requests per second to this server from one
+                                           partner, or from any other key
+PARTNER_REQUESTS_BURST    2000             with keys: requests that may come at once after a pause
 PARTNER_HOLDS_MAX         1000             with keys: open holds of a partner on one event
-CORS_ORIGINS              (none)           web pages that may call, such as https://a.example, with
-                                           commas between
+CORS_ORIGINS              (none)           origins whose web pages may call the API, such as
+                                           https://a.example, separated by commas
 TLS_CERT                  (none)           file with the certificate chain (PEM); with TLS_KEY, the
-TLS_KEY                   (none)           service speaks https, and reads both again on SIGHUP
+                                           service speaks HTTPS only
+TLS_KEY                   (none)           file with the key (PEM); both are read again on SIGHUP
 DATABASE_URL              (none)           postgres://...; without it, a private PostgreSQL runs
-DATA_DIR                  (by user)        where the private PostgreSQL lives: as root
-                                           /var/lib/ticketboss, else $XDG_DATA_HOME/ticketboss
+DATA_DIR                  (by user)        directory of the private PostgreSQL: /var/lib/ticketboss
+                                           for root, otherwise $XDG_DATA_HOME/ticketboss
                                            or ~/.local/share/ticketboss
 PG_BIN_DIR                (searched)       directory of initdb, pg_ctl and postgres
-MIGRATE_ON_START          true             false refuses to start on a schema that is too old
+MIGRATE_ON_START          true             false: do not migrate, and do not start on an old schema
 DEFAULT_EVENT_ID          node-meetup-2025 the event behind /reservations
-DEFAULT_EVENT_NAME        Node.js Meet-up  its name, when it is made on the first start
-DEFAULT_EVENT_SEATS       500              its seats, when it is made on the first start
+DEFAULT_EVENT_NAME        Node.js Meet-up  its name, set when it is created on the first start
+DEFAULT_EVENT_SEATS       500              its seats, set when it is created on the first start
 WORKERS                   (cores)          threads that serve HTTP
-DATABASE_CONNECTIONS_MAX  20               connections to the database, 2 to 180; with keys, one more
-REQUEST_TIMEOUT_MS        4000             from request to answer, 100 to 60000
+DATABASE_CONNECTIONS_MAX  20               database connections, 2 to 180; with keys, one more
+REQUEST_TIMEOUT_MS        4000             time from request to answer, 100 to 60000
 MAILBOX_COMMANDS_MAX      10000            commands that may wait for one event
-STREAM_BYTES_PER_S_MAX    32000000         what all event streams send together, 1000000 or more
-DRAIN_DELAY_MS            0                how long /ready says no before a SIGTERM stops anything
-RUST_LOG                  (what matters)   what to log: error, warn, info, debug, or module=level;
-                                           info has a line for each request, too
-LOG_FORMAT                text             text, or json: an object on each line";
+STREAM_BYTES_PER_S_MAX    32000000         bytes/s of all event streams together, 1000000 or more
+DRAIN_DELAY_MS            0                time from SIGTERM to the stop, while /ready answers 503
+RUST_LOG                  (important only) what to log: error, warn, info, debug, or module=level;
+                                           info includes a line for each request
+LOG_FORMAT                text             text, or json: one object per line";
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -200,7 +201,7 @@ fn cores() -> usize {
 }
 
 fn one_alone(name: &'static str) -> BadSetting {
-    let allowed = "a file in PEM: TLS_CERT and TLS_KEY belong together".into();
+    let allowed = "a PEM file: TLS_CERT and TLS_KEY must be set together".into();
     BadSetting { name, value: String::new(), allowed }
 }
 
@@ -264,8 +265,8 @@ impl Settings<'_> {
             Ok(origins)
         } else {
             let allowed =
-                "origins such as https://shop.example, without a slash at the end, without the \
-                           port where it is the usual one, with commas between"
+                "origins such as https://shop.example, separated by commas, without a slash at \
+                           the end and without the scheme's default port"
                     .into();
             Err(BadSetting { name, value, allowed })
         }
@@ -296,9 +297,9 @@ impl Settings<'_> {
                 Err(BadSetting { name, value: value.into(), allowed })
             }
             None => {
-                let allowed = "keys (the first one is made by `ticketboss key create`), or off, where \
-                               anybody may do everything; it has to be said where HOST is more than \
-                               this machine"
+                let allowed = "keys (create the first one with `ticketboss key create`), or off, \
+                               which lets anybody do everything; it must be set if HOST is more \
+                               than this machine"
                     .into();
                 Err(BadSetting { name, value: "(not set)".into(), allowed })
             }
@@ -326,7 +327,7 @@ impl Settings<'_> {
             return Err(BadSetting {
                 name: "DATA_DIR",
                 value: String::new(),
-                allowed: "a directory (there is no HOME to put one below)".into(),
+                allowed: "a directory (HOME is not set, so there is no default)".into(),
             });
         };
         let bin_dir = self.text("PG_BIN_DIR").map(PathBuf::from);
@@ -386,7 +387,7 @@ fn database_at(url: &str) -> Result<Database, BadSetting> {
     if let Some(name) = names.find(|name| name.starts_with("ssl") && !TLS_PARAMETERS.contains(name))
     {
         return bad(format!(
-            "{} of all that begins with ssl, and not {name}",
+            "of the parameters that begin with ssl, only {}, not {name}",
             TLS_PARAMETERS.join(", ")
         ));
     }

@@ -74,7 +74,7 @@ pub fn start(filter: Option<&str>, format: LogFormat) -> bool {
 
 /// The line that says how many lines were left out, in the format of all others.
 fn left_out(count: u64, format: LogFormat) -> String {
-    let said = format!("{count} lines of the log were left out: it was not read in time");
+    let said = format!("{count} log lines were dropped, because the log was not read in time");
     let now = OffsetDateTime::now_utc();
     match format {
         LogFormat::Text => {

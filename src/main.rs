@@ -16,12 +16,12 @@ use time::OffsetDateTime;
 use tokio::process::Command as Process;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A failure at work, such as a database that is away.
+/// The command failed, for example because the database could not be reached.
 const EXIT_FAILURE: u8 = 1;
-/// A setting or an installation that has to be put right first.
+/// A setting or the installation has to be corrected first.
 const EXIT_SETUP: u8 = 2;
 
-/// A seat reservation service over PostgreSQL that never sells a seat twice.
+/// A seat reservation service on top of PostgreSQL that never sells a seat twice.
 #[derive(Parser)]
 #[command(version, after_help = after_help())]
 struct Arguments {
@@ -31,39 +31,41 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the API (what happens without a command, too)
+    /// Serve the API (the default if no command is given)
     ///
-    /// Stops on SIGTERM or SIGINT: says so at /ready for DRAIN_DELAY_MS (a second signal ends that),
-    /// accepts no more, answers what it has taken in, stops its private PostgreSQL if it runs one,
-    /// and exits with 0 within 10 seconds.
+    /// Stops on SIGTERM or SIGINT: /ready first answers 503 for DRAIN_DELAY_MS (a second signal
+    /// ends the delay). Then the service accepts no more requests, answers those that it has
+    /// accepted, stops its private PostgreSQL if it runs one, and exits with 0 within 10 seconds.
     #[command(after_help = after_help())]
     Serve,
     /// Bring the database's schema up to date, and exit
     ///
-    /// `serve` does that on its own, unless MIGRATE_ON_START is false. Safe to run while older
+    /// `serve` does this by itself, unless MIGRATE_ON_START is false. Safe to run while older
     /// replicas are serving.
     Migrate,
-    /// Check the data: that no seat is sold twice, lost or stranded, and that the journal explains all
+    /// Check that no seat is sold twice, lost or stranded, and that journal and tables agree
     ///
-    /// Reads only, in short statements, and may be run while replicas are serving. Prints what is
-    /// wrong, a line each, and then what was looked at.
+    /// Only reads, in short statements, and may be run while replicas are serving. Prints one line
+    /// for each problem, and then what was checked.
     #[command(
-        after_help = "Exit codes: 0 nothing is wrong; 1 something is, or the data could not \
-                            be read; 2 a setting or the installation has to be put right."
+        after_help = "Exit codes: 0 nothing is wrong; 1 something is wrong, or the data could not \
+                            be read; 2 a setting or the installation has to be corrected."
     )]
     Verify,
-    /// Make, list and revoke keys, for a service with access control (ACCESS_CONTROL=keys)
+    /// Create, list and revoke keys, for a service with access control (ACCESS_CONTROL=keys)
     ///
-    /// The first operator's key is made here; operators can do the same over the API. Works beside a
-    /// service that runs, which takes a new key at once, and a revoked one for about a second more.
+    /// The first operator's key is created here; operators can do the same over the API. Works
+    /// beside a running service, which accepts a new key at once, and a revoked one for about a
+    /// second more.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Print the OpenAPI 3.1 document of the API, and exit
     Openapi,
     /// Run a command with a throwaway PostgreSQL
     ///
-    /// DATABASE_URL and PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE point at it. The server is new and empty, durable like any other, listens on a free port of 127.0.0.1,
-    /// and is gone when the command ends, however it ends. The command's exit code is passed on.
+    /// DATABASE_URL and PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE point to it. The server is
+    /// new and empty, has PostgreSQL's default durability, listens on a free port of 127.0.0.1, and
+    /// is removed when the command ends, however it ends. The command's exit code is passed on.
     Postgres {
         /// The command and its arguments, as in `ticketboss postgres -- psql`
         #[arg(last = true, required = true)]
@@ -73,55 +75,58 @@ enum Command {
 
 #[derive(Subcommand)]
 enum KeyCommand {
-    /// Make a key, and print it: this once, and never again
+    /// Create a key, and print it: it cannot be shown again
     Create {
-        /// What it is good for: `partner` (books for one partner), `read` (sees everything),
-        /// `operator` (sees and changes everything)
+        /// What the key allows: `partner` (book for one partner), `read` (see everything),
+        /// `operator` (see and change everything)
         #[arg(long, value_parser = Scope::WORDS)]
         scope: String,
-        /// Whose reservations a key with the scope `partner` is for
+        /// The partner that a key with the scope `partner` belongs to
         #[arg(long, required_if_eq("scope", "partner"), value_parser = partner_id)]
         partner: Option<PartnerId>,
-        /// What people call it
+        /// A name to recognise the key by
         #[arg(long, value_parser = key_name)]
         name: KeyName,
-        /// After how many days it stops working by itself; never, without this
+        /// Number of days after which the key expires; without this option, it never does
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: Option<u32>,
     },
     /// List all keys, without their secrets
     List,
-    /// Revoke a key, for ever
+    /// Revoke a key permanently
     Revoke {
-        /// The part between `tb_` and the secret, as `key list` shows it, or the whole key
+        /// The key's id (the part between `tb_` and the secret; see `key list`), or the whole key
         #[arg(value_parser = key_id)]
         id: KeyId,
     },
 }
 
 fn partner_id(text: &str) -> Result<PartnerId, &'static str> {
-    PartnerId::parse(text).ok_or("1 to 128 characters, not blank and without control characters")
+    PartnerId::parse(text)
+        .ok_or("must be 1 to 128 characters, not blank and without control characters")
 }
 
 fn key_name(text: &str) -> Result<KeyName, &'static str> {
-    KeyName::parse(text).ok_or("1 to 128 characters, not blank and without control characters")
+    KeyName::parse(text)
+        .ok_or("must be 1 to 128 characters, not blank and without control characters")
 }
 
 fn key_id(text: &str) -> Result<KeyId, &'static str> {
     let id = text.strip_prefix("tb_").and_then(|rest| rest.split('_').next()).unwrap_or(text);
-    KeyId::parse(id).ok_or("16 digits and letters from a to f, as `ticketboss key list` has them")
+    KeyId::parse(id)
+        .ok_or("must be 16 lower-case hexadecimal digits, as `ticketboss key list` shows")
 }
 
 fn after_help() -> String {
     format!(
-        "Settings, from the environment or from a file .env in the working directory:\n\n\
+        "Settings, from the environment or from the file .env in the working directory:\n\n\
          {SETTINGS}\n\n\
-         Exit codes: 0 stopped as asked; 1 failed at work; 2 a setting or the installation has \
-         to be put right."
+         Exit codes: 0 stopped as requested; 1 failed; 2 a setting or the installation has to be \
+         corrected."
     )
 }
 
-/// A tenth of the time of a booking; see docs/performance.md.
+/// Saves a tenth of the processor time per booking; see docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -135,7 +140,7 @@ fn main() -> ExitCode {
         return complain(EXIT_SETUP, &bad_setting);
     }
     for name in no_settings {
-        log::warn!("{name} in .env is no setting of ticketboss");
+        log::warn!("{name} in .env is not a setting of ticketboss");
     }
 
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -143,7 +148,7 @@ fn main() -> ExitCode {
         Err(failure) => return complain(EXIT_FAILURE, &failure.to_string()),
     };
     let code = runtime.block_on(run(arguments.command.unwrap_or(Command::Serve)));
-    // What still runs in the background was given its time.
+    // Background tasks have already been given time to finish.
     runtime.shutdown_background();
     logging::finish();
     code
@@ -155,7 +160,7 @@ fn start_log() -> Result<(), String> {
     if logging::start(given.as_deref(), format) {
         Ok(())
     } else {
-        let allowed = "error, warn, info, debug, trace, off, or module=level, with commas between";
+        let allowed = "error, warn, info, debug, trace, off, or module=level, separated by commas";
         Err(format!("RUST_LOG is {:?}; allowed: {allowed}", given.unwrap_or_default()))
     }
 }
@@ -173,7 +178,7 @@ async fn run(command: Command) -> ExitCode {
     }
 }
 
-/// With the settings that say where the database is.
+/// Runs `work` with only the settings that say where the database is.
 async fn with_database(work: impl AsyncFnOnce(Config) -> Result<(), ServeError>) -> ExitCode {
     with_config(Config::of_database(), work).await
 }
@@ -194,12 +199,12 @@ async fn with_config(
     }
 }
 
-/// Whether trying again later is no use.
+/// Whether a retry is useless until something has been corrected.
 fn is_setup(failure: &ServeError) -> bool {
     match failure {
         ServeError::NoDatabase { .. } | ServeError::Tls(_) => true,
         ServeError::Schema(failure) => failure.is_wrong_address(),
-        // A port in use may be free soon, and an address that is not there may come.
+        // A port in use may soon be free, and a missing address may be added.
         ServeError::Bind { source, .. } => source.kind() == ErrorKind::PermissionDenied,
         ServeError::Launch(_)
         | ServeError::Verify(_)
@@ -218,7 +223,7 @@ async fn key(command: KeyCommand) -> ExitCode {
     match command {
         KeyCommand::Create { scope, partner, name, days } => {
             let Some(scope) = Scope::of(&scope, partner) else {
-                return complain(EXIT_SETUP, "--partner is for --scope partner alone");
+                return complain(EXIT_SETUP, "--partner is allowed only with --scope partner");
             };
             let days = days.map(|days| time::Duration::days(days.into()));
             let expires_at = days.map(|days| OffsetDateTime::now_utc() + days);
@@ -226,7 +231,7 @@ async fn key(command: KeyCommand) -> ExitCode {
                 let (made, text, place) = keys::make(&config, name, scope, expires_at).await?;
                 let id = made.id;
                 logging::say(&format!(
-                    "ticketboss: key {id} is made in {place}, and shown this once:"
+                    "ticketboss: key {id} was created in {place}; it is shown only this once:"
                 ));
                 drop(writeln!(std::io::stdout(), "{text}"));
                 Ok(())
@@ -237,9 +242,9 @@ async fn key(command: KeyCommand) -> ExitCode {
             with_database(async |config| {
                 let mut all = keys::list(&config).await?;
                 all.sort_by_key(|key| key.created_at);
-                // A reader that has seen enough is none of our business.
+                // It is no error if the reader closes the pipe early.
                 let say = |line: String| drop(writeln!(std::io::stdout(), "{line}"));
-                say(columns(["ID", "SCOPE", "CREATED", "LAST USED", "ENDS", "NAME"]));
+                say(columns(["ID", "SCOPE", "CREATED", "LAST USED", "EXPIRES", "NAME"]));
                 all.iter().for_each(|key| say(line(key)));
                 Ok(())
             })
@@ -249,7 +254,7 @@ async fn key(command: KeyCommand) -> ExitCode {
             with_database(async |config| {
                 keys::revoke(&config, id.clone()).await?;
                 logging::say(&format!(
-                    "ticketboss: key {id} is revoked, and stops working in about a second"
+                    "ticketboss: key {id} was revoked, and stops working within about a second"
                 ));
                 Ok(())
             })
@@ -258,7 +263,7 @@ async fn key(command: KeyCommand) -> ExitCode {
     }
 }
 
-/// A key in the list.
+/// The line of a key in the list.
 fn line(key: &Key) -> String {
     let day = |at: OffsetDateTime| at.date().to_string();
     let minute = |at: OffsetDateTime| format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute());
@@ -281,7 +286,7 @@ fn columns([id, scope, created, used, ends, name]: [&str; 6]) -> String {
 }
 
 async fn verify_data() -> ExitCode {
-    // A reader that has seen enough is no reason to stop looking: the exit code is still to come.
+    // If the reader closes the pipe early, the check goes on, since the exit code still matters.
     let say = |line: &str| drop(writeln!(std::io::stdout(), "{line}"));
     let mut problems = 0;
     let code = with_database(async |config| {
@@ -296,17 +301,17 @@ async fn verify_data() -> ExitCode {
 
 fn print_openapi() -> ExitCode {
     let document = http::document().to_pretty_json();
-    let document = document.expect("the document has only what JSON can say");
+    let document = document.expect("JSON can represent everything in the document");
     match writeln!(std::io::stdout(), "{document}") {
         Ok(()) => ExitCode::SUCCESS,
-        // The reader has seen enough.
+        // The reader closed the pipe early.
         Err(_) => ExitCode::from(EXIT_FAILURE),
     }
 }
 
 async fn postgres(command: Vec<String>) -> ExitCode {
     let [program, arguments @ ..] = &command[..] else {
-        unreachable!("clap asks for at least one word");
+        unreachable!("clap requires at least one word");
     };
     let start = || ThrowawayPostgres::start(Database::bin_dir().as_deref());
     let database = match tokio::task::spawn_blocking(start).await {
@@ -317,7 +322,7 @@ async fn postgres(command: Vec<String>) -> ExitCode {
     let mut process = Process::new(program);
     process.args(arguments).envs(database.address().environment());
     match run_to_end(process).await {
-        // What a shell says of a command that a signal ended.
+        // If a signal ended the command, the exit code is the one that a shell would give.
         Ok(status) => {
             let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
             ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILURE))
@@ -326,7 +331,7 @@ async fn postgres(command: Vec<String>) -> ExitCode {
     }
 }
 
-/// Waits for the process, and passes on a request to stop. Ctrl-C reaches it by itself.
+/// Waits for the process, and passes SIGTERM on to it. Ctrl-C reaches it directly.
 async fn run_to_end(mut process: Process) -> std::io::Result<ExitStatus> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -337,7 +342,7 @@ async fn run_to_end(mut process: Process) -> std::io::Result<ExitStatus> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {
                 if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                    // It may have ended meanwhile, which the next round sees.
+                    // It may have ended in the meantime; the next iteration notices.
                     let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
                 }
             }

@@ -28,26 +28,28 @@ pub const STOP_TIMEOUT_S: u64 = 3;
 pub enum LaunchError {
     #[error(
         "no PostgreSQL found (looked in PG_BIN_DIR, PATH, /usr/lib/postgresql and Homebrew); \
-         set DATABASE_URL to use one that runs elsewhere, or install it: {install}"
+         set DATABASE_URL to use a server that runs elsewhere, or install it: {install}"
     )]
     NotFound { install: &'static str },
-    #[error("PG_BIN_DIR is {}: no initdb, pg_ctl and postgres there", dir.display())]
+    #[error("PG_BIN_DIR is {}, which does not contain initdb, pg_ctl and postgres", dir.display())]
     NotInBinDir { dir: PathBuf },
     #[error(
-        "{} was made by PostgreSQL {wanted}, which is not installed here (found: {found}); \
+        "{} was created by PostgreSQL {wanted}, which is not installed here (found: {found}); \
          install it, or set PG_BIN_DIR", data.display()
     )]
     WrongVersion { data: PathBuf, wanted: u32, found: String },
-    #[error("PostgreSQL {found} in {} is too old; 14 is the oldest that works", dir.display())]
+    #[error("PostgreSQL {found} in {} is too old; version 14 or newer is required", dir.display())]
     TooOld { dir: PathBuf, found: u32 },
     #[error(
         "DATA_DIR {} is in use by another ticketboss; \
-         give this one its own DATA_DIR, or share a database by DATABASE_URL", dir.display()
+         give this one its own DATA_DIR, or share a database through DATABASE_URL", dir.display()
     )]
     InUse { dir: PathBuf },
-    #[error("running as root needs a user `postgres` or `nobody` to run PostgreSQL as")]
+    #[error("running as root requires a user `postgres` or `nobody` to run PostgreSQL")]
     NoUser,
-    #[error("{} is empty, and the data beside it does not open without it", path.display())]
+    #[error(
+        "{} is empty, and the data beside it cannot be used without the password", path.display()
+    )]
     NoPassword { path: PathBuf },
     #[error("{what} failed: {output}")]
     Failed { what: String, output: String },

@@ -78,19 +78,19 @@ pub enum ServeError {
     Verify(#[from] VerifyError),
     #[error("there is no database in DATA_DIR {}; set DATA_DIR or DATABASE_URL", data_dir.display())]
     NoDatabase { data_dir: PathBuf },
-    #[error("the keys could not be read or written")]
+    #[error("could not read or write the keys")]
     Keys(#[source] Unavailable),
     #[error("there is no key with the id {id}")]
     NoSuchKey { id: KeyId },
-    #[error("no random numbers can be had")]
+    #[error("could not get random numbers from the operating system")]
     Random(#[source] getrandom::Error),
-    #[error("the default event could not be made")]
+    #[error("could not create the default event")]
     DefaultEvent(#[source] Unavailable),
     #[error("cannot listen on {addresses:?}")]
     Bind { addresses: Vec<SocketAddr>, source: io::Error },
-    #[error("cannot wait for signals")]
+    #[error("could not set up signal handling")]
     Signals(#[source] io::Error),
-    #[error("stopped before it was done")]
+    #[error("stopped before the command was finished")]
     Stopped,
     #[error("a background task failed")]
     Task(#[from] tokio::task::JoinError),
@@ -140,7 +140,7 @@ pub fn allow_many_connections() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(failure) = raised {
-        log::warn!("the limit of open files stays as it is: {failure}");
+        log::warn!("could not raise the limit on open files: {failure}");
     }
 }
 
@@ -264,7 +264,7 @@ impl Server {
         if let Some(certificate) = certificate {
             chores.push(tokio::spawn(async move {
                 if let Err(failure) = certificate.renew().await {
-                    log::error!("the certificate is not renewed: {}", crate::chain(&failure));
+                    log::error!("the certificate will not be renewed: {}", crate::chain(&failure));
                 }
             }));
         }
@@ -279,7 +279,7 @@ impl Server {
              /reservations",
             match config.access_control {
                 AccessControl::Keys => "keys",
-                AccessControl::Off => "off, anybody may do everything",
+                AccessControl::Off => "off (anybody may do everything)",
             },
             database.describe(),
             event.id,

@@ -35,7 +35,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 pub enum VerifyError {
     #[error("could not connect to the database")]
     Connect(#[source] sqlx::Error),
-    #[error("the database could not be read")]
+    #[error("could not read the database")]
     Read(#[from] sqlx::Error),
 }
 

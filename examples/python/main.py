@@ -1,7 +1,7 @@
 """Holds seats, confirms them, asks for more than there are, and cancels.
 
-The client is generated from the service's OpenAPI document; what it does not allow, the type
-checker refuses.
+The client is generated from the service's OpenAPI document; the type checker rejects what the
+document does not allow.
 """
 
 import os
@@ -21,24 +21,24 @@ T = TypeVar("T")
 
 
 def must(answer: T | Problem | None) -> T:
-    """What a call has given, or an error that says what the service said."""
+    """Returns the result of a call, or raises an error that says why the service refused."""
     if isinstance(answer, Problem):
         raise RuntimeError(f"{answer.code}: {answer.detail}")
     if answer is None:
-        raise RuntimeError("an answer that the document does not say")
+        raise RuntimeError("the document does not describe this answer")
     return answer
 
 
 base_url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:5000"
-# A service without access control takes no notice of it.
+# A service without access control ignores the key.
 key = os.environ.get("TICKETBOSS_KEY", "none")
 with AuthenticatedClient(base_url=base_url, token=key) as client:
-    # An event of our own.
+    # Create an event of our own.
     event = must(
         make_event.sync(client=client, body=EventRequest(name="Python Meet-up", total_seats=10))
     )
 
-    # Hold three seats. The key makes it safe to send the request again, and here it is sent twice.
+    # Hold three seats. The key makes the request safe to repeat; here it is sent twice.
     def hold() -> Reservation:
         return must(
             make_reservation_of_event.sync(
@@ -62,7 +62,7 @@ with AuthenticatedClient(base_url=base_url, token=key) as client:
     )
     print(f"status: {confirmed.status}")
 
-    # More than is left: the refusal says how many there are.
+    # Book more seats than are left: the refusal says how many there are.
     short = make_reservation_of_event.sync(
         event.event_id,
         client=client,
@@ -71,7 +71,7 @@ with AuthenticatedClient(base_url=base_url, token=key) as client:
     assert isinstance(short, Problem)
     print(f"refused: {short.code}, {short.available_seats} left")
 
-    # The customer has changed his mind.
+    # The customer has changed their mind.
     cancelled = cancel_reservation_of_event.sync_detailed(
         event.event_id, held.reservation_id, client=client
     )

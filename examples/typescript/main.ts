@@ -1,5 +1,5 @@
-// Holds seats, confirms them, books more, cancels them. The client is generated from the service's
-// OpenAPI document; what it does not allow, the compiler refuses.
+// Holds seats, confirms them, asks for more than there are, and cancels. The client is generated
+// from the service's OpenAPI document; the compiler rejects what the document does not allow.
 
 import { randomUUID } from "node:crypto";
 
@@ -8,11 +8,11 @@ import createClient from "openapi-fetch";
 import type { components, paths } from "./schema.js";
 
 const baseUrl = process.argv[2] ?? "http://127.0.0.1:5000";
-// A service without access control takes no notice of it.
+// A service without access control ignores the key.
 const key = process.env.TICKETBOSS_KEY ?? "none";
 const api = createClient<paths>({ baseUrl, headers: { Authorization: `Bearer ${key}` } });
 
-/** What a call has given, or an error that says what the service said. */
+/** Returns the result of a call, or throws an error that says why the service refused. */
 function must<T>(answer: { data?: T; error?: components["schemas"]["Problem"] }): T {
   if (answer.data === undefined) {
     throw new Error(`${answer.error?.code}: ${answer.error?.detail}`);
@@ -20,13 +20,13 @@ function must<T>(answer: { data?: T; error?: components["schemas"]["Problem"] })
   return answer.data;
 }
 
-// An event of our own.
+// Create an event of our own.
 const event = must(
   await api.POST("/events", { body: { name: "TypeScript Meet-up", totalSeats: 10 } }),
 );
 const path = { eventId: event.eventId };
 
-// Hold three seats. The key makes it safe to send the request again, and here it is sent twice.
+// Hold three seats. The key makes the request safe to repeat; here it is sent twice.
 const hold = () =>
   api.POST("/events/{eventId}/reservations", {
     params: { path, header: { "Idempotency-Key": "order-4711" } },
@@ -45,14 +45,14 @@ const confirmed = must(
 );
 console.log(`status: ${confirmed.status}`);
 
-// More than is left: the refusal says how many there are.
+// Book more seats than are left: the refusal says how many there are.
 const short = await api.POST("/events/{eventId}/reservations", {
   params: { path, header: { "Idempotency-Key": randomUUID() } },
   body: { partnerId: "abc-corp", seats: 8 },
 });
 console.log(`refused: ${short.error?.code}, ${short.error?.availableSeats} left`);
 
-// The customer has changed his mind.
+// The customer has changed their mind.
 const cancelled = await api.DELETE("/events/{eventId}/reservations/{reservationId}", {
   params: { path: { ...path, reservationId: held.reservationId } },
 });

@@ -134,7 +134,7 @@ impl<S: Store> Batcher<S> {
     /// in hand are answered, and the batcher goes on with the mailbox.
     pub async fn run(mut self) {
         while AssertUnwindSafe(self.work()).catch_unwind().await.is_err() {
-            log::error!("the batcher of event {} panicked and goes on", self.event_id);
+            log::error!("the batcher of event {} panicked, and continues", self.event_id);
             self.answer_after_panic();
         }
     }
@@ -297,7 +297,7 @@ impl<S: Store> Batcher<S> {
                 let rejection = match verdict {
                     Verdict::Accepted(acceptance) => unknown(&queued.command, &acceptance, None),
                     Verdict::Refused(refusal) => Rejection::Refused(refusal),
-                    Verdict::Deferred => unreachable!("nothing waits for a batch without effect"),
+                    Verdict::Deferred => unreachable!("a batch without effect defers nothing"),
                 };
                 queued.answer(Err(rejection));
             }

@@ -70,11 +70,7 @@ impl Metrics {
 
     pub fn register(&self, registry: &mut Registry) {
         self.start_at_zero();
-        registry.register(
-            "commands",
-            "Changes that were asked for, by what became of them",
-            self.commands.clone(),
-        );
+        registry.register("commands", "Requested changes, by outcome", self.commands.clone());
         registry.register(
             "reservation_changes",
             "Committed changes of reservations, by kind",
@@ -82,49 +78,49 @@ impl Metrics {
         );
         registry.register(
             "mailbox_commands",
-            "Commands that wait to be taken into a batch",
+            "Commands waiting to be taken into a batch",
             self.waiting.clone(),
         );
         registry.register_with_unit(
             "mailbox_wait",
-            "From a request's arrival until its command is taken into a batch",
+            "Time from a request's arrival until its command is taken into a batch",
             Unit::Seconds,
             self.wait_seconds.clone(),
         );
         registry.register(
             "batch_commands",
-            "Commands that were taken into one batch",
+            "Commands taken into one batch",
             self.batch_commands.clone(),
         );
         registry.register_with_unit(
             "commit_duration",
-            "The guarded statement, from its wait for a connection until the database has answered",
+            "Duration of the guarded statement, including the wait for a connection",
             Unit::Seconds,
             self.commit_seconds.clone(),
         );
         registry.register(
             "version_conflicts",
-            "Commits that another replica's came before; each is tried again",
+            "Commits that lost to another replica's; each is tried again",
             self.version_conflicts.clone(),
         );
         registry.register(
             "batons",
-            "Waits for the turn to change an event that other replicas change, too",
+            "Waits for the turn to change an event that other replicas are changing too",
             self.batons.clone(),
         );
         registry.register(
             "unknown_outcomes",
-            "Commits whose answer was lost, by what was found out",
+            "Commits whose answer was lost, by how they were settled",
             self.unknown_outcomes.clone(),
         );
         registry.register(
             "events_with_due_holds",
-            "Events with holds past their time that the sweeper has not got to (100 at most)",
+            "Events with holds past their end that the sweeper has not got to (100 at most)",
             self.events_with_due_holds.clone(),
         );
         registry.register_with_unit(
             "sweeper_looked_timestamp",
-            "When the sweeper last looked for holds past their time",
+            "When the sweeper last looked for holds past their end",
             Unit::Seconds,
             self.sweeper_looked.clone(),
         );

@@ -72,14 +72,14 @@ impl<S: Store> Batcher<S> {
                     Ok(Some(true)) => return Settled::Committed(None),
                     Ok(Some(false)) => return Settled::VersionMoved,
                     Ok(None) => {}
-                    Err(failure) => log::debug!("settling: {}", crate::chain(&failure)),
+                    Err(failure) => log::debug!("not settled yet: {}", crate::chain(&failure)),
                 },
                 // Same rows, same version: the first attempt fails in the same way.
                 Err(CommitError::KeyTaken) => return Settled::KeyTaken,
                 Err(CommitError::BadRow(failure)) => return Settled::BadRow(failure),
                 // This is about the second statement. The outcome of the first is still open.
                 Err(failure @ (CommitError::NotDone(_) | CommitError::Unknown(_))) => {
-                    log::debug!("settling: {}", crate::chain(&failure));
+                    log::debug!("not settled yet: {}", crate::chain(&failure));
                 }
             }
             sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;

@@ -21,7 +21,7 @@ use crate::store::{PostgresStore, Unavailable};
 pub enum SummaryUnavailable {
     #[error("no connection was free in time")]
     Busy,
-    #[error("the database could not be asked in time")]
+    #[error("the database could not be queried in time")]
     Failed,
 }
 

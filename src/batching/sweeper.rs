@@ -47,7 +47,7 @@ async fn sweep_once(
         Ok(events) => events,
         Err(failure) => {
             // Callers whose requests need the database in the meantime are told.
-            log::debug!("looking for holds past their time: {}", crate::chain(&failure));
+            log::debug!("could not look for holds past their end: {}", crate::chain(&failure));
             return false;
         }
     };

@@ -71,7 +71,7 @@ pub async fn look_for_versions(
                 }
             }
             // Watchers are told once the database is available again.
-            Err(failure) => log::debug!("looking for versions: {}", crate::chain(&failure)),
+            Err(failure) => log::debug!("could not poll versions: {}", crate::chain(&failure)),
         }
     }
 }

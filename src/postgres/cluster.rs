@@ -134,7 +134,7 @@ impl Cluster {
                 // Seen twice, so it is not a file that is just being written. It would prevent
                 // every start, so it is removed; if that fails, the start that follows reports it.
                 Found::Stale if seen_stale => {
-                    log::info!("removing a postmaster.pid that names no server of its directory");
+                    log::info!("removing postmaster.pid, which names no server of this directory");
                     let _ = fs::remove_file(self.pid_file());
                 }
                 Found::Stale => seen_stale = true,

@@ -63,7 +63,7 @@ impl At<'_> {
     pub fn describe(&self) -> String {
         match self {
             Self::Own(database) => database.describe(),
-            Self::Running(_) => "the database of the service that runs".into(),
+            Self::Running(_) => "the database of the running service".into(),
         }
     }
 }

@@ -33,7 +33,7 @@ impl OpenDatabase {
         let start = move || PrivatePostgres::start(&data_dir, bin_dir.as_deref());
         let private = tokio::task::spawn_blocking(start).await??;
         let options = private.url().parse();
-        let options = options.expect("the private PostgreSQL's URL is one");
+        let options = options.expect("the private PostgreSQL's URL is valid");
         Ok(Self { options, private: Some(Arc::new(private)) })
     }
 
@@ -63,9 +63,11 @@ impl OpenDatabase {
             let private = Arc::clone(private);
             match tokio::task::spawn_blocking(move || private.revive()).await {
                 Ok(Ok(false)) => {}
-                Ok(Ok(true)) => log::warn!("the private PostgreSQL had gone, and runs again"),
-                Ok(Err(failure)) => log::error!("the private PostgreSQL is gone: {failure}"),
-                Err(failure) => log::error!("looking after PostgreSQL failed: {failure}"),
+                Ok(Ok(true)) => log::warn!("the private PostgreSQL had stopped, and was restarted"),
+                Ok(Err(failure)) => {
+                    log::error!("could not restart the private PostgreSQL: {failure}");
+                }
+                Err(failure) => log::error!("checking the private PostgreSQL failed: {failure}"),
             }
         }
     }
@@ -92,7 +94,7 @@ pub async fn wait_for_database(
         match attempt().await {
             Err(failure) if failure.is_away() && Instant::now() < deadline => {
                 log::warn!(
-                    "the database is away: {}; trying for {} s more",
+                    "the database is unavailable: {}; retrying for another {} s",
                     crate::chain(&failure),
                     deadline.saturating_duration_since(Instant::now()).as_secs(),
                 );

@@ -35,7 +35,7 @@ pub async fn make(
         Ok(())
     })
     .await?;
-    Ok((made.expect("it was made"), text, place))
+    Ok((made.expect("the key was created"), text, place))
 }
 
 /// All keys.

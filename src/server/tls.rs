@@ -20,17 +20,17 @@ use crate::config::TlsFiles;
 pub enum TlsError {
     #[error("{} cannot be read", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is no certificate in PEM", path.display())]
+    #[error("{} is not a certificate in PEM format", path.display())]
     Certificate { path: PathBuf, source: pem::Error },
-    #[error("{} has no certificate in it", path.display())]
+    #[error("{} contains no certificate", path.display())]
     NoCertificate { path: PathBuf },
-    #[error("{} is no private key in PEM, or it has a passphrase", path.display())]
+    #[error("{} is not a private key in PEM format, or has a passphrase", path.display())]
     Key { path: PathBuf, source: pem::Error },
-    #[error("the certificate and the key do not belong together")]
+    #[error("the certificate and the key do not match")]
     Pair(#[source] rustls::Error),
-    #[error("TLS cannot be set up")]
+    #[error("could not set up TLS")]
     SetUp(#[source] rustls::Error),
-    #[error("cannot wait for SIGHUP")]
+    #[error("could not set up the handling of SIGHUP")]
     Signal(#[source] io::Error),
 }
 
@@ -72,10 +72,10 @@ impl Certificate {
             match spawn_blocking(move || read(&files)).await {
                 Ok(Ok(read)) => {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(read);
-                    log::info!("the certificate was read again");
+                    log::info!("the certificate was renewed");
                 }
                 Ok(Err(failure)) => {
-                    log::error!("the certificate stays as it is: {}", crate::chain(&failure));
+                    log::error!("the current certificate stays in use: {}", crate::chain(&failure));
                 }
                 Err(failure) => log::error!("reading the certificate failed: {failure}"),
             }

@@ -15,7 +15,7 @@ pub enum Unavailable {
     TimedOut,
     #[error("could not connect to the database")]
     Connect(#[source] sqlx::Error),
-    #[error("the database failed")]
+    #[error("a database statement failed")]
     Statement(#[source] sqlx::Error),
 }
 
@@ -29,10 +29,10 @@ pub enum CommitError {
     #[error("the outcome of a commit is unknown")]
     Unknown(#[source] Option<sqlx::Error>),
     /// A row has an idempotency key that is already taken. Nothing happened.
-    #[error("an idempotency key of the batch is taken")]
+    #[error("an idempotency key of the batch is already taken")]
     KeyTaken,
     /// A row breaks a rule of the schema. Nothing happened.
-    #[error("a row of the batch was refused by the database")]
+    #[error("the database refused a row of the batch")]
     BadRow(#[source] sqlx::Error),
 }
 

@@ -178,7 +178,7 @@ pub(super) async fn keys_changed(
             // A newer version of the service may have more scopes. A key with one must not lock out
             // all other keys.
             (Err(_), _) | (_, Err(_)) => {
-                log::error!("key {id} cannot be read, and is not taken");
+                log::error!("key {id} cannot be read, and is not accepted");
                 None
             }
         }

@@ -53,7 +53,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "connection_wait",
-            "Until a connection to the database was there to use, or did not come in time",
+            "Time until a connection to the database was available, or the wait timed out",
             Unit::Seconds,
             self.wait_seconds.clone(),
         );

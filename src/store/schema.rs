@@ -28,7 +28,7 @@ pub enum SchemaError {
     NoAnswer,
     #[error("a migration failed")]
     Migrate(#[from] MigrateError),
-    #[error("migration {version} got no lock on its table: another session keeps it in use")]
+    #[error("migration {version} could not lock its table, which another session keeps in use")]
     Locked { version: i64 },
     #[error("the database's encoding is {encoding}; it must be UTF8")]
     Encoding { encoding: String },
@@ -124,7 +124,7 @@ async fn apply(connection: &mut PgConnection, version: i64) -> Result<(), Schema
     for _ in 0..TABLE_LOCK_ATTEMPTS_MAX {
         match migrator().run_to(version, &mut *connection).await {
             Err(MigrateError::ExecuteMigration(failure, _)) if is(&failure, "55P03") => {
-                log::warn!("migration {version} waits for a table that another session has in use");
+                log::warn!("migration {version} is waiting for a table that another session uses");
                 sleep(TABLE_LOCK_PAUSE).await;
             }
             applied => return Ok(applied?),

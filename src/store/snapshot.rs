@@ -199,7 +199,7 @@ impl SnapshotRow {
             return Ok(None);
         };
         let partner_id = self.partner_id.as_deref().and_then(PartnerId::parse);
-        let unreadable = || sqlx::Error::Decode("what a partner has: unreadable partner".into());
+        let unreadable = || sqlx::Error::Decode("usage of a partner: unreadable partner_id".into());
         Ok(Some((partner_id.ok_or_else(unreadable)?, Usage { seats, holds })))
     }
 

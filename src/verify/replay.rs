@@ -56,7 +56,7 @@ impl Replay {
             self.end_version(wrong);
             if entry.version != self.version + 1 {
                 wrong.push(self.says(&format!(
-                    "the journal goes from version {} to {}",
+                    "the journal jumps from version {} to {}",
                     self.version, entry.version
                 )));
             }
@@ -73,11 +73,11 @@ impl Replay {
             return;
         };
         let Some(kind) = ChangeKind::parse(kind) else {
-            wrong.push(self.says(&format!("version {}: kind {kind} is not known", self.version)));
+            wrong.push(self.says(&format!("version {} has the unknown kind {kind}", self.version)));
             return;
         };
         if !self.named.insert(id) {
-            wrong.push(self.says(&format!("version {} names {id} twice", self.version)));
+            wrong.push(self.says(&format!("version {} has reservation {id} twice", self.version)));
         }
         let seats = i64::from(seats);
         self.available_seats -= kind.seats_taken(seats);
@@ -95,21 +95,28 @@ impl Replay {
     ) {
         let at = self.version;
         let (Some(version), Some(status)) = (entry.stored_version, &entry.stored_status) else {
-            wrong.push(self.says(&format!("version {at} names {id}, which is not there")));
+            wrong.push(
+                self.says(&format!("version {at} names reservation {id}, which does not exist")),
+            );
             return;
         };
         if entry.partner_id != entry.stored_partner_id {
-            wrong.push(self.says(&format!("version {at} names another partner for {id}")));
+            wrong.push(
+                self.says(&format!("version {at} names another partner for reservation {id}")),
+            );
         }
         if version > self.found.version {
             self.change_before(kind, id, seats);
         } else if version < at {
-            wrong.push(self.says(&format!("version {at} changes {id}, which is at {version}")));
+            wrong.push(self.says(&format!(
+                "version {at} changes reservation {id}, which is at version {version}"
+            )));
         } else if version == at {
             let stored_seats = i64::from(entry.stored_seats.unwrap_or_default());
             match Status::parse(status) {
                 Some(status) => self.count(status, stored_seats),
-                None => wrong.push(self.says(&format!("{id} is {status}, which is no status"))),
+                None => wrong
+                    .push(self.says(&format!("reservation {id} has the unknown status {status}"))),
             }
         }
     }
@@ -163,7 +170,9 @@ impl Replay {
     fn end_version(&self, wrong: &mut Vec<String>) {
         if self.available_seats < 0 {
             let (version, seats) = (self.version, self.available_seats);
-            wrong.push(self.says(&format!("replayed to version {version}: {seats} seats left")));
+            wrong.push(self.says(&format!(
+                "replaying its journal to version {version} leaves {seats} seats available"
+            )));
         }
     }
 
@@ -185,7 +194,9 @@ impl Replay {
         }
         if i64::from(held_seats) != self.held_seats {
             let held = self.held_seats;
-            wrong.push(self.says(&format!("it counts {held_seats} held seats of {held}")));
+            wrong.push(
+                self.says(&format!("it counts {held_seats} held seats, but there are {held}")),
+            );
         }
         let owned = self.owned_seats;
         if available + owned != total {
@@ -193,17 +204,21 @@ impl Replay {
             wrong.push(self.says(&sum));
         }
         if !(0..=total).contains(&available) {
-            wrong.push(self.says(&format!("{available} of {total} seats are available")));
+            wrong.push(
+                self.says(&format!("it has {available} available seats of {total} in total")),
+            );
         }
         if reservation_count != self.confirmed {
             let confirmed = self.confirmed;
             wrong.push(self.says(&format!(
-                "it counts {reservation_count} confirmed reservations of {confirmed}"
+                "it counts {reservation_count} confirmed reservations, but there are {confirmed}"
             )));
         }
         let last = self.found.last_journalled.unwrap_or(0);
         if version != last {
-            wrong.push(self.says(&format!("it is at version {version}, its journal at {last}")));
+            wrong.push(
+                self.says(&format!("it is at version {version}, but its journal ends at {last}")),
+            );
         }
         if self.available_seats != available {
             let replayed = self.available_seats;
@@ -227,21 +242,23 @@ pub fn check_stored(stored: &StoredEntry, wrong: &mut Vec<String>) {
     }
     let kind = stored.journal_kind.and_then(ChangeKind::parse);
     match kind {
-        None => says(&format!("is at version {version}, whose journal does not name it")),
+        None => says(&format!("is at version {version}, whose journal entry does not name it")),
         Some(kind) => {
             let said = kind.status().map(Status::as_str);
             let active = Status::parse(status).is_some_and(Status::owns_seats);
             if said.map_or(!active, |said| said != status) {
                 let said = said.unwrap_or("still active");
-                says(&format!("is {status}, and {said} by the journal of version {version}"));
+                says(&format!("is {status}, but {said} in the journal at version {version}"));
             }
             // For a shrunk reservation, the journal has the number of seats given back instead.
             if kind != ChangeKind::Shrunk && stored.journal_seats != Some(*seats) {
-                says(&format!("has {seats} seats, and others in the journal of version {version}"));
+                says(&format!(
+                    "has {seats} seats, but another number in the journal at version {version}"
+                ));
             }
         }
     }
     if let Some(count @ 2..) = stored.of_its_key {
-        says(&format!("is one of {count} under one idempotency key"));
+        says(&format!("is one of {count} with the same idempotency key"));
     }
 }

@@ -39,12 +39,12 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         browser.fill("name", "Rust <b>Meet-up</b>").await;
         browser.fill("totalSeats", "2.5").await;
         browser.fill("eventId", "rust-meetup").await;
-        browser.click("Make it").await;
+        browser.click("Create event").await;
         // The service's own message is shown.
         browser.until_says("dialog [role=alert]", "totalSeats must be a whole number").await;
         browser.picture("problem").await;
         browser.fill("totalSeats", "20").await;
-        browser.click("Make it").await;
+        browser.click("Create event").await;
         browser.until_says("h1", "Rust <b>Meet-up</b>").await;
         browser.until_says("#seats-free", "20").await;
         browser.until_says("#connection", "Live").await;
@@ -81,14 +81,14 @@ async fn an_operator_makes_an_event_and_sees_it_sell() {
         assert_eq!(browser.run("return window.lowest").await, 3);
 
         browser.click("Export CSV").await;
-        browser.until_says("#announcement", "The reservations are exported").await;
+        browser.until_says("#announcement", "The reservations were exported").await;
         browser.click("Pause sales").await;
         browser.until_says(".pill[data-state=paused]", "Paused").await;
         let refused = json!({"partnerId": "abc-corp", "seats": 1});
         let refused = app.post("/events/rust-meetup/reservations", refused).await;
         refused.problem(409, "sales_closed");
         browser.until_says("main", "sales closed").await;
-        browser.click("Go on selling").await;
+        browser.click("Resume sales").await;
         browser.until_says(".pill[data-state=on_sale]", "On sale").await;
         assert_eq!(browser.run("return window.same").await, true);
 
@@ -145,19 +145,21 @@ async fn a_change_that_comes_too_late_shows_what_moved() {
         app.reserve(7).await.made();
         let event = format!("/events/{DEFAULT_EVENT}");
         app.patch(&event, "*", json!({"totalSeats": 450, "name": "Node.js Day"})).await;
-        browser.click("Change it").await;
-        browser.until_says("#conflict", "You saw version 0; it is at version 2 now").await;
+        browser.click("Save changes").await;
+        browser.until_says("#conflict", "You saw version 0; the event is now at version 2").await;
         let said = browser.text("#conflict").await;
-        for moved in
-            ["Name: Node.js Meet-up → Node.js Day", "in total: 500 → 450", "free: 500 → 443"]
-        {
+        for moved in [
+            "Name: Node.js Meet-up → Node.js Day",
+            "Total seats: 500 → 450",
+            "Free seats: 500 → 443",
+        ] {
             assert!(said.contains(moved), "{said}");
         }
         browser.picture("conflict").await;
         assert_eq!(app.get(&event).await.json()["totalSeats"], 450, "nothing was done");
         // An operator who has seen the conflict may want another value.
         browser.fill("totalSeats", "420").await;
-        browser.click("Change it all the same").await;
+        browser.click("Save anyway").await;
         browser.until_says("#seats-free", "413").await;
         let event = app.get(&event).await.json();
         assert_eq!((&event["totalSeats"], &event["name"]), (&json!(420), &json!("Node.js Day")));
@@ -165,7 +167,7 @@ async fn a_change_that_comes_too_late_shows_what_moved() {
         // Refusals for other reasons are shown, too.
         browser.click("Change").await;
         browser.fill("totalSeats", "6").await;
-        browser.click("Change it").await;
+        browser.click("Save changes").await;
         browser.until_says("dialog [role=alert]", "7 seats are sold or held").await;
         browser.close().await;
     })
@@ -177,10 +179,10 @@ async fn everything_can_be_done_with_the_keyboard() {
     with_app(async |app| {
         let browser = open(app, "/").await;
         browser.until_says("#events", "Node.js Meet-up").await;
-        browser.tab_to("focused.textContent === 'Skip to the content'").await;
+        browser.tab_to("focused.textContent === 'Skip to content'").await;
         browser.tab_to("focused.id === 'search'").await;
         browser.press("nothing is called so").await;
-        browser.until_says("#events", "No event is like that").await;
+        browser.until_says("#events", "No matching events").await;
         let search = browser.driver.find(thirtyfour::By::Id("search")).await.expect("it is there");
         search.clear().await.expect("it can be emptied");
         browser.press("meet").await;
@@ -207,7 +209,7 @@ async fn everything_can_be_done_with_the_keyboard() {
         // The table is not updated while it has the focus.
         browser.tab_to("focused.getAttribute('aria-label') === 'Cancel 2 seats of console'").await;
         app.reserve(3).await.made();
-        browser.until_says("main", "There are newer ones").await;
+        browser.until_says("main", "There are newer reservations").await;
         browser.press(Key::Enter + "").await;
         browser.tab_to("focused.textContent === 'Cancel the reservation'").await;
         browser.press(Key::Enter + "").await;
@@ -253,7 +255,7 @@ async fn it_fits_on_a_phone() {
         browser.go(&format!("{}/#/events/{id}", app.base)).await;
         browser.until_says("#connection", "Live").await;
         browser.until_says("table", "held").await;
-        browser.until_says("main", "Half below").await;
+        browser.until_says("main", "p50").await;
         assert_eq!(browser.run(sticks_out).await, 0);
         browser.picture("phone-event").await;
         browser.click("Change").await;
@@ -292,13 +294,13 @@ async fn nobody_is_shut_out() {
             browser.until_says("#events", "Node.js Meet-up").await;
             examine(&format!("events, {scheme}")).await;
             browser.click("New event").await;
-            browser.click("Make it").await;
+            browser.click("Create event").await;
             browser.until("document.querySelector('dialog [role=alert]') !== null").await;
             examine(&format!("a dialog with a problem, {scheme}")).await;
             browser.click("Cancel").await;
             browser.go(&format!("{}{EVENT}", app.base)).await;
             browser.until_says("table", "abc-corp").await;
-            browser.until_says("main", "Half below").await;
+            browser.until_says("main", "p50").await;
             browser.until_says("#connection", "Live").await;
             app.reserve(1).await.made();
             browser.until_says(".log", "abc-corp reserved 1").await;
@@ -306,7 +308,7 @@ async fn nobody_is_shut_out() {
             browser.click("Change").await;
             browser.fill("name", "Another name").await;
             app.reserve(1).await.made();
-            browser.click("Change it").await;
+            browser.click("Save changes").await;
             browser.until("document.querySelector('#conflict') !== null").await;
             examine(&format!("a conflict, {scheme}")).await;
             browser.picture(scheme).await;
@@ -346,9 +348,9 @@ async fn what_is_sent_again_is_done_once() {
         browser.click("New event").await;
         browser.fill("name", "Once").await;
         browser.fill("totalSeats", "5").await;
-        browser.click("Make it").await;
+        browser.click("Create event").await;
         browser.until_says("dialog [role=alert]", "The server cannot be reached").await;
-        browser.click("Make it").await;
+        browser.click("Create event").await;
         browser.until_says("dialog [role=alert]", "already exists").await;
         let events = app.get("/events").await.json();
         assert_eq!(events["items"].as_array().expect("a list").len(), 2);
@@ -366,7 +368,7 @@ async fn a_page_that_falls_behind_shows_the_truth_all_the_same() {
         browser.until_says("#connection", "Live").await;
         let list = json!({"partnerId": "xyz", "items": vec![json!({"seats": 1}); 100]});
         let mut booked = 0;
-        while !browser.text(".log").await.contains("Some changes are left out here") {
+        while !browser.text(".log").await.contains("Some changes are not shown here") {
             // All at once: one after the other, a busy machine would book less than can be sent.
             let bookings =
                 (0..50).map(|_| app.post("/events/busy/reservations/batch", list.clone()));
@@ -421,11 +423,11 @@ async fn where_a_key_is_needed_it_is_asked_for() {
         let browser = open(app, EVENT).await;
         browser.until_says("dialog", "A key is needed").await;
         browser.fill("key", &operator.replace("tb_", "tb_0")).await;
-        browser.click("Use it").await;
+        browser.click("Use this key").await;
         browser.until_says("dialog", "The key is not valid").await;
         browser.fill("key", &operator).await;
         browser.picture("key").await;
-        browser.click("Use it").await;
+        browser.click("Use this key").await;
         browser.until("!document.querySelector('dialog')").await;
         browser.until_says("#connection", "Live").await;
         browser.click("Test reservation").await;

@@ -190,7 +190,7 @@ async fn tls_is_spoken_and_its_certificate_renewed() {
     files.write("cert.pem", &second.certificate);
     service.signal(Signal::SIGHUP);
     let said = async {
-        while !service.log().iter().any(|line| line.contains("stays as it is")) {
+        while !service.log().iter().any(|line| line.contains("stays in use")) {
             tokio::task::yield_now().await;
         }
     };
@@ -216,10 +216,10 @@ async fn what_cannot_be_used_for_tls_stops_the_start() {
     let cases = [
         (Some(&certificate), None, "TLS_KEY"),
         (None, Some(&key), "TLS_CERT"),
-        (Some(&certificate), Some(&others), "belong together"),
-        (Some(&empty), Some(&key), "has no certificate"),
+        (Some(&certificate), Some(&others), "do not match"),
+        (Some(&empty), Some(&key), "contains no certificate"),
         (Some(&missing), Some(&key), "missing.pem"),
-        (Some(&certificate), Some(&empty), "no private key"),
+        (Some(&certificate), Some(&empty), "not a private key"),
     ];
     for (certificate, key, words) in cases {
         let mut environment = vec![("DATABASE_URL", database.url.as_str())];

@@ -362,7 +362,7 @@ async fn nobody_waits_for_a_log_that_is_not_read() {
     service.leave_log_unread().await;
     ask(TOO_MANY).await;
     service.read_log();
-    let left_out = |line: &String| line.contains("lines of the log were left out");
+    let left_out = |line: &String| line.contains("log lines were dropped");
     let told = async {
         // Lines that were left out are reported only while other lines are written.
         while !service.log().iter().any(left_out) {
@@ -375,7 +375,9 @@ async fn nobody_waits_for_a_log_that_is_not_read() {
     // Each line is either written, or counted as left out.
     let number = |line: &String| -> Option<usize> {
         let (_, said) = line.split_once("] ")?;
-        said.strip_suffix(" lines of the log were left out: it was not read in time")?.parse().ok()
+        said.strip_suffix(" log lines were dropped, because the log was not read in time")?
+            .parse()
+            .ok()
     };
     let all = async {
         loop {

@@ -151,7 +151,7 @@ async fn a_start_waits_for_the_database() {
     proxy.is_closed().await;
     let starting = tokio::spawn(async move {
         let settings = [("DATABASE_URL", url.as_str())];
-        Binary::serve_after(&settings, "the database is away", || proxy.set(Way::Open)).await
+        Binary::serve_after(&settings, "the database is unavailable", || proxy.set(Way::Open)).await
     });
     let service = starting.await.expect("it starts");
     let body = json!({"partnerId": "abc-corp", "seats": 1});
@@ -177,7 +177,7 @@ async fn a_start_without_a_database_gives_up() {
     for output in [serve.expect("it runs"), migrate.expect("it runs")] {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = String::from_utf8(output.stderr).expect("text");
-        assert!(said.contains("the database is away"), "{said}");
+        assert!(said.contains("the database is unavailable"), "{said}");
         let last = said.lines().last().expect("a line");
         assert!(last.starts_with("ticketboss: could not connect to the database: "), "{said}");
         let password = database.url.split([':', '@']).nth(2).expect("a password");

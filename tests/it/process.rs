@@ -102,7 +102,7 @@ async fn the_private_database_survives_everything() {
     let count = reservation_count(&service.base).await;
     let (code, log) = service.stop().await;
     assert_eq!(code, Some(0), "{log:?}");
-    assert!(log.iter().any(|line| line.contains("had gone, and runs again")), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("had stopped, and was restarted")), "{log:?}");
 
     // A process id that now belongs to another process prevents no start.
     let stale = format!(
@@ -179,7 +179,7 @@ async fn bad_settings_stop_the_start_with_one_line() {
         ("DATABASE_URL", "mysql://root:secret@localhost", "postgres://"),
         ("DATABASE_URL", "postgres://root:secret@localhost/x?sslmod=verify-full", "not sslmod"),
         ("DATABASE_URL", "postgres://root:secret@localhost/x?sslmode=verify_full", "verify_full"),
-        ("CORS_ORIGINS", "https://shop.example:443", "without the port where it is the usual one"),
+        ("CORS_ORIGINS", "https://shop.example:443", "without the scheme's default port"),
     ];
     for (name, value, allowed) in cases {
         // If the setting were accepted, the service would use this directory, not the machine's
@@ -226,9 +226,12 @@ async fn a_file_has_settings_that_the_environment_has_not() {
     let said = start(file, &[]).await;
     assert!(said.contains("WORKERS is \"none\""), "{said}");
     for name in ["PARTNER_HOLD_MAX", "POSTGRES_USER"] {
-        assert!(said.contains(&format!("{name} in .env is no setting of ticketboss\n")), "{said}");
+        assert!(
+            said.contains(&format!("{name} in .env is not a setting of ticketboss\n")),
+            "{said}"
+        );
     }
-    assert_eq!(said.matches("no setting").count(), 2, "{said}");
+    assert_eq!(said.matches("not a setting").count(), 2, "{said}");
     // The environment takes precedence.
     let said = start(file, &[("WORKERS", "neither")]).await;
     assert!(said.contains("WORKERS is \"neither\""), "{said}");

@@ -1,8 +1,8 @@
-// The service, over the same API that partners use.
+// Calls the service, over the same API that partners use.
 
 import { anotherKey, currentKey, withKey } from "./key.js";
 
-/** What the service said no with, or what kept it from saying anything. */
+/** The problem that the service answered with, or the reason why there is no answer. */
 export class Problem extends Error {
   constructor(body) {
     super(body.detail);
@@ -12,7 +12,7 @@ export class Problem extends Error {
 
 const AWAY = { title: "The server cannot be reached", detail: "It may be restarting.", code: "away" };
 
-/** An answer that is cut off in the middle is none, too. */
+/** An answer that is cut off in the middle counts as none. */
 export async function orAway(answer) {
   try {
     return await answer;
@@ -45,7 +45,7 @@ export async function read(path, signal) {
 
 export const eventPath = (id) => `/events/${encodeURIComponent(id)}`;
 
-/** All events, page by page, up to so many. */
+/** All events, read page by page until there are `most`. */
 export async function allEvents(most, signal) {
   const events = [];
   let cursor = "";
@@ -58,7 +58,7 @@ export async function allEvents(most, signal) {
   return { events, more: true };
 }
 
-/** All reservations, as a file. They are in memory until it is saved. */
+/** Saves all reservations as a file. They are held in memory until then. */
 export async function saveCsv(id, signal) {
   const headers = { Accept: "text/csv" };
   const response = await send("GET", `${eventPath(id)}/reservations`, { headers, signal });

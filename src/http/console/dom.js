@@ -1,4 +1,4 @@
-// Elements, made by hand. What callers name an event or a partner is only ever text here.
+// Creates elements. Names that callers choose, of events and partners, are only ever inserted as text.
 
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -16,25 +16,25 @@ export const number = (value) => value.toLocaleString("en");
 
 const TIME = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
 
-/** A moment in the reader's own time zone; without the day if that is today. */
+/** A time in the reader's own time zone, without the date if that is today. */
 export function clock(time) {
   const moment = new Date(time);
   if (moment.toDateString() === new Date().toDateString()) return moment.toLocaleTimeString("en-GB", TIME);
   return moment.toLocaleString("en-GB", { ...TIME, day: "numeric", month: "short", year: "numeric" });
 }
 
-/** Random, and made without what browsers keep for pages that come by TLS. */
+/** A random UUID, created without functions that browsers reserve for pages served over TLS. */
 export function uuid() {
   const hex = Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0"));
   return hex.join("").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
-/** Says something to those who do not see the page. */
+/** Announces something to people who use a screen reader. */
 export function announce(text) {
   document.getElementById("announcement").textContent = text;
 }
 
-/** Whether what is shown is live: `live`, `loading`, `reconnecting` or `away`, in words. */
+/** Shows the state of the connection (`live`, `loading`, `reconnecting` or `away`), in words. */
 export function showConnection(state, words) {
   const shown = document.getElementById("connection");
   if (shown.textContent === words) return;
@@ -48,7 +48,7 @@ export function problemBox(problem) {
   return element(
     "div",
     { class: "problem", role: "alert" },
-    element("strong", {}, problem.title ?? "That did not work"),
+    element("strong", {}, problem.title ?? "The request failed"),
     fields.length
       ? element("ul", {}, fields.map(({ field, detail }) => element("li", {}, `${field} ${detail}`)))
       : element("p", {}, problem.detail),
@@ -61,7 +61,7 @@ export const STATUS_WORDS = { on_sale: "On sale", paused: "Paused", closed: "Clo
 export const statusPill = (status) =>
   element("span", { class: "pill", "data-state": status }, STATUS_WORDS[status]);
 
-/** Sold, held and free seats, as a bar that also reads as words. */
+/** A bar of sold, held and free seats, with a description in words. */
 export function seatBar({ totalSeats, availableSeats, heldSeats }, size = "") {
   const sold = totalSeats - availableSeats - heldSeats;
   const width = (seats) => ({ width: `${(100 * Math.max(seats, 0)) / totalSeats}%` });

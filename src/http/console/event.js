@@ -8,12 +8,12 @@ import { recent } from "./numbers.js";
 import { Reservations } from "./reservations.js";
 import { follow } from "./stream.js";
 
-/** What is drawn is drawn again this often, at most: a hot event changes a thousand times a second. */
+/** The time between two redraws: a hot event changes a thousand times a second. */
 const DRAW_MS = 200;
-/** What a change does not say of itself, such as whether cancelled seats were held, is read. */
+/** The time between two reads of what changes do not say, such as whether cancelled seats were held. */
 const READ_MS = 1_000;
 const NUMBERS_MS = 2_000;
-/** Until an event that could not be read is asked for again. */
+/** The wait before an event that could not be read is requested again. */
 const RETRY_MS = 2_000;
 const LOG_MAX = 100;
 const TAKES = { reserved: 1, held: 1, shrunk: -1, cancelled: -1, expired: -1 };
@@ -28,12 +28,12 @@ export function showEvent(main, id) {
 class Page {
   constructor(main, id, stop) {
     Object.assign(this, { main, id, stop, event: null, chart: new Chart(), log: [], dirty: true });
-    // What is drawn. `event` is further, but does not know of each cancelled seat whether it was held.
+    // What is drawn. `event` is newer, but does not know for each cancelled seat whether it was held.
     this.shown = null;
     this.unclear = false;
     this.changed = true;
     document.title = `${id} - TicketBoss`;
-    main.append(element("p", { class: "empty" }, "Loading the event..."));
+    main.append(element("p", { class: "empty" }, "Loading event..."));
   }
 
   async open() {
@@ -59,7 +59,7 @@ class Page {
     this.every(NUMBERS_MS, () => this.readNumbers());
   }
 
-  /** Of a page that nobody sees the connection is of more use to another one. */
+  /** A page that nobody sees closes its connection, which is of more use to another page. */
   followWhileSeen() {
     let leave = null;
     let wasSeen = false;
@@ -78,13 +78,13 @@ class Page {
     look();
   }
 
-  /** Does something again and again, each time after the one before. */
+  /** Repeats something, with a pause after each time. */
   async every(pause, work) {
     while (!this.stop.aborted) {
       try {
         await work();
       } catch (failure) {
-        // The next time may be better; what is no answer of the service's is a defect of this page.
+        // The next attempt may succeed. Anything but a problem from the service is a defect of this page.
         if (!(failure instanceof Problem) && !this.stop.aborted) reportError(failure);
       }
       await new Promise((resume) => setTimeout(resume, pause));
@@ -103,7 +103,7 @@ class Page {
     this.rate = element("p", { class: "quiet small number" });
     this.refusals = element("div", {}, element("p", { class: "quiet" }, "Counting..."));
     this.slowest = element("div", {}, element("p", { class: "quiet" }, "Counting..."));
-    this.changes = element("ol", { class: "log", tabindex: "0", "aria-label": "The latest changes, the newest first" });
+    this.changes = element("ol", { class: "log", tabindex: "0", "aria-label": "Latest changes, newest first" });
     this.reservations = new Reservations(this.id, this.stop, (...tried) => this.attempt(...tried));
     const card = (title, ...content) => element("section", { class: "card" }, element("h2", {}, title), content);
     this.main.replaceChildren(
@@ -119,7 +119,7 @@ class Page {
         button("Test reservation", () => makeReservation(this.id, () => this.attempt(() => {})), "main"),
         this.pause,
         button("Change", () => changeEvent({ ...this.event }, (event) => this.take(event))),
-        button("Export CSV", (click) => this.attempt(() => saveCsv(this.id, this.stop), "The reservations are exported", click.target)),
+        button("Export CSV", (click) => this.attempt(() => saveCsv(this.id, this.stop), "The reservations were exported", click.target)),
       ),
       this.message,
       this.outage,
@@ -127,23 +127,23 @@ class Page {
       element(
         "div",
         { class: "columns" },
-        card("Seats taken each second", this.chart.svg, this.rate),
+        card("Seats taken per second", this.chart.svg, this.rate),
         card("Changes", this.changes),
       ),
       card("Newest reservations", this.reservations.node),
       element(
         "div",
         { class: "columns" },
-        card("Refusals each second, of this server", this.refusals),
-        card("Slowest answers of this server", this.slowest),
+        card("Refusals per second on this server", this.refusals),
+        card("Slowest calls on this server", this.slowest),
       ),
     );
   }
 
-  /** Where the stream goes on: what is read then is all that was before. */
+  /** Reads the event, and returns the version after which the stream continues. */
   async begin(stop) {
     const event = await read(eventPath(this.id), stop);
-    // Whatever was seen before: the database may have been restored.
+    // Regardless of what was seen before: the database may have been restored.
     Object.assign(this, { event, shown: { ...event }, unclear: false, dirty: true });
     return event.version;
   }
@@ -154,7 +154,7 @@ class Page {
     if (what === "version") this.apply(more);
     if (what === "gap") {
       showConnection("reconnecting", "Catching up");
-      this.note("Some changes are left out here");
+      this.note("Some changes are not shown here");
     }
     if (what === "lost") {
       const away = more?.code === "away";
@@ -171,10 +171,10 @@ class Page {
     this.lostAt = null;
   }
 
-  /** What is shown from now on is old. */
+  /** From now on, what is shown is out of date. */
   lost(problem) {
     this.lostAt ??= new Date();
-    const words = `Not live since ${clock(this.lostAt)}: what is shown is what it was then. The page goes on by itself.`;
+    const words = `Not live since ${clock(this.lostAt)}: the page shows the event as it was then, and will reconnect by itself.`;
     const reason = problem && problem.code !== "away" && element("p", {}, problem.detail);
     this.outage.replaceChildren(element("div", { class: "notice" }, element("p", {}, words), reason));
   }
@@ -215,7 +215,7 @@ class Page {
     event.availableSeats -= (TAKES[change.type] ?? 0) * change.seats;
     if (change.type === "held") event.heldSeats += change.seats;
     if (["confirmed", "expired"].includes(change.type)) event.heldSeats -= change.seats;
-    // Of what was held, or of what was sold? Only a read tells.
+    // Were these seats held or sold? Only a read can tell.
     if (["cancelled", "shrunk"].includes(change.type)) this.unclear = true;
   }
 
@@ -225,7 +225,7 @@ class Page {
     this.dirty = true;
   }
 
-  /** An event as it was read. */
+  /** Takes over an event that was read. */
   take(event) {
     if (event.version >= this.event.version) {
       this.event = event;
@@ -242,7 +242,7 @@ class Page {
     const { name, status, totalSeats, availableSeats, heldSeats, version } = this.shown;
     this.heading.textContent = name;
     this.badge.replaceChildren(statusPill(status));
-    this.pause.textContent = status === "on_sale" ? "Pause sales" : "Go on selling";
+    this.pause.textContent = status === "on_sale" ? "Pause sales" : "Resume sales";
     this.pause.dataset.next = status === "on_sale" ? "paused" : "on_sale";
     this.sales.textContent = salesWindow(this.shown);
     const key = (kind, words, seats) =>
@@ -266,7 +266,7 @@ class Page {
     if (!this.log.length) this.changes.append(element("li", { class: "quiet" }, "Nothing has changed since this page was opened."));
   }
 
-  /** Once a second at most, and only after something has changed. */
+  /** Reads again at most once a second, and only after something has changed. */
   async reread() {
     if (this.unclear) this.take(await read(eventPath(this.id), this.stop));
     if (this.changed) {
@@ -294,18 +294,18 @@ class Page {
     const ms = (seconds) => (seconds === Infinity ? "more than 8 s" : `${Number((seconds * 1000).toPrecision(3))} ms`);
     this.refusals.replaceChildren(
       numbers.refusals.length
-        ? table(["Reason", "Each second"], numbers.refusals.map(({ outcome, rate: each }) => [outcome.replaceAll("_", " "), rate(each)]))
+        ? table(["Reason", "Per second"], numbers.refusals.map(({ outcome, rate: each }) => [outcome.replaceAll("_", " "), rate(each)]))
         : element("p", { class: "quiet" }, "None in the last ten seconds."),
     );
     this.slowest.replaceChildren(
       table(
-        ["Call", "Each second", "Half below", "99 % below"],
+        ["Call", "Per second", "p50", "p99"],
         numbers.slowest.map(({ route, rate: each, p50, p99 }) => [route, rate(each), ms(p50), ms(p99)]),
       ),
     );
   }
 
-  /** To what the button says. */
+  /** Switches to the status that the button offers. */
   switchSales() {
     const status = this.pause.dataset.next;
     this.attempt(
@@ -314,12 +314,12 @@ class Page {
         const response = await send("PATCH", eventPath(this.id), request);
         this.take(await response.json());
       },
-      status === "paused" ? "Sales are paused" : "Sales go on",
+      status === "paused" ? "Sales are paused" : "Sales are resumed",
       this.pause,
     );
   }
 
-  /** Tries something, and says what came of it. The button that was pressed waits for that. */
+  /** Attempts something, and reports the outcome. The button that was pressed is disabled until then. */
   async attempt(work, words, button) {
     if (button) button.disabled = true;
     try {

@@ -4,7 +4,7 @@ import { allEvents } from "./api.js";
 import { makeEvent } from "./forms.js";
 import { STATUS_WORDS, element, number, problemBox, seatBar, showConnection, statusPill } from "./dom.js";
 
-/** More are a case for the API. */
+/** To see more events than this, use the API. */
 const EVENTS_MAX = 2_000;
 const REFRESH_MS = 3_000;
 
@@ -22,7 +22,7 @@ export function showEvents(main) {
     Object.entries(STATUS_WORDS).map(([value, words]) => element("option", { value }, words)),
   );
   const problem = element("div", {});
-  const list = element("div", { id: "events" }, element("p", { class: "empty" }, "Loading the events..."));
+  const list = element("div", { id: "events" }, element("p", { class: "empty" }, "Loading events..."));
   main.append(
     element(
       "div",
@@ -49,14 +49,14 @@ export function showEvents(main) {
         (!status.value || event.status === status.value) &&
         (event.eventId.includes(words) || event.name.toLowerCase().includes(words)),
     );
-    const count = `${number(wanted.length)} of ${number(loaded.events.length)}${loaded.more ? " and more" : ""}`;
+    const count = `${number(wanted.length)} of ${loaded.more ? "the first " : ""}${number(loaded.events.length)}`;
     const counted = document.getElementById("count");
     if (counted.textContent !== count) counted.textContent = count;
-    // A list that is the same is left alone, for those who are reading it or about to touch it.
+    // An unchanged list is left alone, since people may be reading it, or about to touch it.
     const now = JSON.stringify(wanted);
     if (now === drawn) return;
     drawn = now;
-    const none = loaded.more ? `No event is like that among the first ${number(loaded.events.length)}.` : "No event is like that.";
+    const none = loaded.more ? `No matching events among the first ${number(loaded.events.length)}.` : "No matching events.";
     const active = document.activeElement?.getAttribute("href");
     list.replaceChildren(
       wanted.length
@@ -77,7 +77,7 @@ export function showEvents(main) {
       } catch (failure) {
         if (stop.signal.aborted) return;
         showConnection("away", "Disconnected");
-        // Said once.
+        // Shown, and read out, only once.
         if (!problem.textContent.includes(failure.body.detail)) problem.replaceChildren(problemBox(failure.body));
         if (!loaded) list.replaceChildren();
       }

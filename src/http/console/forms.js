@@ -4,8 +4,9 @@ import { Problem, eventPath, read, send } from "./api.js";
 import { STATUS_WORDS, announce, clock, element, number, problemBox, uuid } from "./dom.js";
 
 /**
- * Opens a dialog with a form. `submit` gets the values that were given. What it returns is said once
- * the dialog is closed; it stays open if that is nothing, and shows the problem if one is thrown.
+ * Opens a dialog with a form. `submit` gets the values that were entered. If it returns a text, the
+ * dialog closes and the text is announced; if it returns nothing, the dialog stays open; if it throws
+ * a problem, the dialog shows it.
  */
 export function ask({ title, fields, button, keep = "Cancel", submit, closed = () => {} }) {
   const opener = document.activeElement;
@@ -37,14 +38,14 @@ export function ask({ title, fields, button, keep = "Cancel", submit, closed = (
     back.focus();
     closed();
   });
-  // What was sent is waited for, so that its end is seen.
+  // While a request is under way, the dialog stays open, so that the outcome is seen.
   dialog.addEventListener("cancel", (cancelled) => go.disabled && cancelled.preventDefault());
   form.addEventListener("submit", async (submitted) => {
     submitted.preventDefault();
     if (go.disabled) return;
     const half = form.querySelector(":invalid[type=datetime-local]");
     if (half?.validity.badInput) {
-      message.replaceChildren(problemBox({ title: "A date is not complete", detail: "Complete it, or empty it." }));
+      message.replaceChildren(problemBox({ title: "A date is incomplete", detail: "Complete it, or clear it." }));
       half.focus();
       return;
     }
@@ -66,30 +67,30 @@ export function ask({ title, fields, button, keep = "Cancel", submit, closed = (
   dialog.showModal();
 }
 
-/** What is no number is sent as it was typed, so that the service says what is wrong with it. */
+/** Anything but a number is sent as typed, so that the service says what is wrong with it. */
 const numeric = (text) => (/^\d+$/.test(text) ? Number(text) : text);
-/** A moment as the field for it has it, in local time. */
+/** A time in the format of its input field, in local time. */
 const localTime = (time) => {
   if (!time) return "";
   const date = new Date(time);
   return new Date(date - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 };
 const moment = (text) => (text ? new Date(text).toISOString() : null);
-const ZONE = `In your time zone, ${Intl.DateTimeFormat().resolvedOptions().timeZone}`;
+const ZONE = `In your time zone (${Intl.DateTimeFormat().resolvedOptions().timeZone})`;
 
 export function makeEvent() {
-  // Sent again after an answer that was lost, it is still one event.
+  // With the same id, a request that is repeated after its answer was lost still creates one event.
   const madeUp = uuid();
   ask({
     title: "New event",
-    button: "Make it",
+    button: "Create event",
     fields: [
       { name: "name", label: "Name", required: true },
       { name: "totalSeats", label: "Seats", inputmode: "numeric", required: true },
-      { name: "eventId", label: "Id", hint: "Stands in addresses. Made up if it is left empty." },
-      { name: "maxSeatsPerReservation", label: "Seats for one reservation, at most", inputmode: "numeric", value: "10" },
-      { name: "maxSeatsPerPartner", label: "Seats for one partner, at most", inputmode: "numeric", hint: "As many as there are if it is left empty. Counts where callers need a key." },
-      { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", hint: `${ZONE}. At once if it is left empty.` },
+      { name: "eventId", label: "Id", hint: "Used in URLs. Generated if left empty." },
+      { name: "maxSeatsPerReservation", label: "Maximum seats per reservation", inputmode: "numeric", value: "10" },
+      { name: "maxSeatsPerPartner", label: "Maximum seats per partner", inputmode: "numeric", hint: "No limit if left empty. Applies only if callers need a key." },
+      { name: "salesOpenAt", label: "Sales begin", type: "datetime-local", hint: `${ZONE}. At once if left empty.` },
       { name: "salesCloseAt", label: "Sales end", type: "datetime-local", hint: ZONE },
     ],
     submit: async (given) => {
@@ -99,17 +100,17 @@ export function makeEvent() {
       const response = await send("POST", "/events", { body });
       const made = await response.json();
       location.hash = `#/events/${made.eventId}`;
-      return `${made.name} was made`;
+      return `${made.name} was created`;
     },
   });
 }
 
-/** `seen` is the event as it was when the dialog was opened: the change is meant for that. */
+/** `seen` is the event as it was when the dialog was opened: the change is meant for that version. */
 export function changeEvent(seen, done) {
   let anyVersion = false;
   ask({
-    title: "Change the event",
-    button: "Change it",
+    title: "Change event",
+    button: "Save changes",
     fields: [
       { name: "name", label: "Name", value: seen.name },
       { name: "totalSeats", label: "Seats", inputmode: "numeric", value: seen.totalSeats },
@@ -132,7 +133,7 @@ export function changeEvent(seen, done) {
       } catch (failure) {
         if (failure.body?.code !== "precondition_failed") throw failure;
         const now = await read(eventPath(seen.eventId));
-        // With what the form says then.
+        // Sends what the form contains by then.
         const anyway = () => {
           anyVersion = true;
           form.requestSubmit();
@@ -144,13 +145,13 @@ export function changeEvent(seen, done) {
   });
 }
 
-/** What moved while somebody was typing. */
+/** Shows what changed while the form was being filled in. */
 function conflict(seen, now, anyway) {
   const shown = {
     name: "Name",
-    totalSeats: "Seats in total",
-    availableSeats: "Seats free",
-    heldSeats: "Seats held",
+    totalSeats: "Total seats",
+    availableSeats: "Free seats",
+    heldSeats: "Held seats",
     status: "Status",
     salesOpenAt: "Sales begin",
     salesCloseAt: "Sales end",
@@ -163,20 +164,20 @@ function conflict(seen, now, anyway) {
   };
   const moved = Object.keys(shown).filter((field) => seen[field] !== now[field]);
   const lines = moved.map((field) => `${shown[field]}: ${words(field, seen[field])} → ${words(field, now[field])}`);
-  if (!lines.length) lines.push("Reservations came and went; all else is as it was.");
+  if (!lines.length) lines.push("Reservations came and went; everything else is unchanged.");
   return element(
     "div",
     { class: "notice", role: "alert", id: "conflict" },
-    element("strong", {}, "The event has changed meanwhile"),
-    element("p", {}, `You saw version ${seen.version}; it is at version ${now.version} now. Nothing was done.`),
+    element("strong", {}, "The event has changed in the meantime"),
+    element("p", {}, `You saw version ${seen.version}; the event is now at version ${now.version}. Nothing was changed.`),
     element("ul", {}, lines.map((line) => element("li", {}, line))),
-    element("p", { class: "buttons" }, element("button", { type: "button", onclick: anyway }, "Change it all the same")),
+    element("p", { class: "buttons" }, element("button", { type: "button", onclick: anyway }, "Save anyway")),
   );
 }
 
 export function makeReservation(id, done) {
-  // Sent again after an answer that was lost, it is still one reservation. Another request has
-  // another key.
+  // With the same key, a request that is repeated after its answer was lost still makes one
+  // reservation. A different request gets a new key.
   let sent = {};
   ask({
     title: "Test reservation",
@@ -184,7 +185,7 @@ export function makeReservation(id, done) {
     fields: [
       { name: "partnerId", label: "Partner", value: "console", required: true },
       { name: "seats", label: "Seats", inputmode: "numeric", value: "1", required: true },
-      { name: "holdSeconds", label: "Hold for seconds", inputmode: "numeric", hint: "Booked at once if it is left empty." },
+      { name: "holdSeconds", label: "Hold time in seconds", inputmode: "numeric", hint: "Booked at once if left empty." },
       { name: "reference", label: "Reference" },
     ],
     submit: async (given) => {
@@ -201,7 +202,7 @@ export function makeReservation(id, done) {
   });
 }
 
-/** Asks before something that cannot be taken back. */
+/** Asks for confirmation before an action that cannot be undone. */
 export function confirmAction({ title, text, button, keep, act }) {
   ask({
     title,

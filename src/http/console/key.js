@@ -1,5 +1,5 @@
-// The key that the service asks for, where it runs with access control. It stays in this tab, and is
-// gone with it.
+// The key that a service with access control requires. It is kept only in this tab, and is gone when
+// the tab is closed.
 
 import { ask } from "./forms.js";
 import { Problem, orAway } from "./api.js";
@@ -14,7 +14,7 @@ export const currentKey = () => sessionStorage.getItem(STORED);
 export const withKey = (request, key) =>
   key ? { ...request, headers: { ...request.headers, Authorization: `Bearer ${key}` } } : request;
 
-/** Asks for a key where `used` was not good enough, once for all who need one. */
+/** Asks for another key if `used` was not accepted; requests that fail together share one dialog. */
 export async function anotherKey(used) {
   if (currentKey() !== used) return true;
   showButton();
@@ -28,14 +28,14 @@ function askForKey() {
     let given = false;
     ask({
       title: "A key is needed",
-      button: "Use it",
+      button: "Use this key",
       fields: [
         {
           name: "key",
           label: "Key",
           type: "password",
           required: true,
-          hint: "An operator's, or one that reads. Kept in this tab alone. The first one is made by: ticketboss key create",
+          hint: "An operator or read key. It is kept only in this tab. To create the first one: ticketboss key create",
         },
       ],
       submit: async ({ key = "" }) => {
@@ -44,7 +44,7 @@ function askForKey() {
         if (response.status === 401) throw new Problem(await response.json());
         sessionStorage.setItem(STORED, key.trim());
         given = true;
-        return "The key is used from now on";
+        return "The key is in use from now on";
       },
       closed: () => {
         declined = !given;
@@ -55,7 +55,7 @@ function askForKey() {
   });
 }
 
-/** The button in the head of the page: to give a key after all, or to forget it. */
+/** The button at the top of the page, to enter a key after all, or to forget it. */
 export function showButton() {
   const button = document.getElementById("key");
   button.hidden = false;

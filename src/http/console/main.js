@@ -1,4 +1,4 @@
-// Which page is shown, by the part of the address behind the #.
+// Shows the page named by the part of the address after the #.
 
 import { showEvent } from "./event.js";
 import { showEvents } from "./events.js";
@@ -8,7 +8,7 @@ let leave = () => {};
 
 function show() {
   leave();
-  // What a dialog was about is no longer there.
+  // A dialog belongs to the page that is being left.
   document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
   const main = document.getElementById("main");
   main.replaceChildren();
@@ -21,7 +21,7 @@ addEventListener("hashchange", () => {
   document.getElementById("main").focus();
 });
 if (currentKey()) showButton();
-// The address says which page it is, and so it stays as it is.
+// The link must not change the address, which says which page is shown.
 document.querySelector(".skip").addEventListener("click", (click) => {
   click.preventDefault();
   document.getElementById("main").focus();

@@ -1,20 +1,20 @@
-// This server's own numbers, from /metrics: refusals, and the slowest answers.
+// This server's own numbers, from /metrics: refusals, and the slowest calls.
 
 import { orAway, send } from "./api.js";
 
 const SAMPLE = /^(\w+)(?:\{(.*)\})? (\S+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
-/** Two looks that are this far apart are compared. */
+/** The time between the two readings that are compared. */
 const WINDOW_MS = 10_000;
 
 const looks = [];
 
-/** What happened in about the last ten seconds; `null` at the first look. */
+/** What happened in about the last ten seconds; `null` at the first reading. */
 export async function recent(signal) {
   const response = await send("GET", "/metrics", { signal });
   const now = { at: performance.now(), samples: parse(await orAway(response.text())) };
   const last = looks.at(-1);
-  // After a pause, or a restart, or at another server, there is nothing to compare with.
+  // After a pause or a restart, or on another server, there is nothing to compare with.
   if (last && (last.at < now.at - WINDOW_MS || restarted(last.samples, now.samples))) looks.length = 0;
   looks.push(now);
   while (looks.length > 2 && looks[1].at < now.at - WINDOW_MS) looks.shift();
@@ -63,7 +63,7 @@ function compare(before, now, seconds) {
   };
 }
 
-/** Bucket by bucket, each counts those of the ones before it, too. */
+/** Each bucket also counts what the buckets before it count. */
 function summary(buckets, seconds) {
   buckets.sort((a, b) => a.below - b.below);
   const count = buckets.at(-1).more;

@@ -1,14 +1,14 @@
-// The newest reservations of an event, and what can be done with each.
+// The newest reservations of an event, each with its possible actions.
 
 import { eventPath, read, send } from "./api.js";
 import { clock, element } from "./dom.js";
 import { confirmAction } from "./forms.js";
 
 const NEWEST = 10;
-const HEADS = ["Partner", "Seats", "Status", "Made", "Reference", "Actions"];
+const HEADS = ["Partner", "Seats", "Status", "Created", "Reference", "Actions"];
 
 export class Reservations {
-  /** `attempt` tries something, says what came of it, and has this read again. */
+  /** `attempt` tries something, reports the outcome, and has this list read again. */
   constructor(id, stop, attempt) {
     Object.assign(this, { id, stop, attempt, listed: null });
     this.rows = element("div", {}, element("p", { class: "quiet" }, "Loading..."));
@@ -17,15 +17,15 @@ export class Reservations {
   }
 
   /**
-   * Reads them anew. Nothing is taken away from under somebody's finger, unless it is `wanted`:
-   * then this is false, and worth another try.
+   * Reads them again. Unless that is `wanted`, rows are not replaced while they have the focus or
+   * the pointer: then this returns false, and should be called again.
    */
   async read(wanted = false) {
     const { items } = await read(`${eventPath(this.id)}/reservations?limit=${NEWEST}`, this.stop);
     const listed = JSON.stringify(items);
     if (listed === this.listed) return true;
     if (!wanted && this.listed && this.rows.matches(":focus-within, :hover")) {
-      const words = "There are newer ones. They are shown once the focus and the pointer have left.";
+      const words = "There are newer reservations. They are shown once the focus and the pointer leave the table.";
       this.newer.textContent = words;
       return false;
     }
@@ -38,7 +38,7 @@ export class Reservations {
   }
 
   #none() {
-    return element("p", { class: "quiet", tabindex: "-1" }, "Nobody has reserved anything yet.");
+    return element("p", { class: "quiet", tabindex: "-1" }, "There are no reservations yet.");
   }
 
   #table(items) {

@@ -1,20 +1,20 @@
-// The stream of an event's changes. Read by `fetch`, and not by `EventSource`, which can send no
+// The stream of an event's changes. It is read with `fetch`, not `EventSource`, which cannot send a
 // header of ours.
 
 import { eventPath, send } from "./api.js";
 
-/** The service sends something every 15 seconds at least. */
+/** The service sends something at least every 15 seconds. */
 const SILENCE_MAX_MS = 40_000;
 const RETRY_MIN_MS = 500;
 const RETRY_MAX_MS = 5_000;
-/** After that, nobody wants to see all of it as if it happened now. */
+/** After a longer interruption, nobody wants to see all changes as if they were happening now. */
 const LOST_MAX_MS = 5_000;
 
 /**
- * Follows an event from a version on, and comes back by itself when the connection is lost.
+ * Follows an event from a version on, and reconnects by itself when the connection is lost.
  *
- * `tell` is called with `live`, with `version` and what it changed, with `lost` and when it is
- * tried again, and with `gap`: then some versions are left out, and `from` is asked where to go on.
+ * `tell` is called with `live`, with `version` and its changes, with `lost` and the problem (if there
+ * is one), and with `gap`: then some versions are skipped, and `from` says where to continue.
  */
 export function follow(id, from, tell) {
   const stop = new AbortController();
@@ -49,7 +49,7 @@ async function run(id, from, tell, stop) {
       });
     } catch (failure) {
       if (stop.aborted) return;
-      // A version that the event does not have: it is another one now.
+      // The event has not reached this version: it is no longer the event that was followed.
       if (failure.body?.status === 400) version = null;
       lostAt ??= performance.now();
       tell("lost", failure.body);
@@ -59,7 +59,7 @@ async function run(id, from, tell, stop) {
   }
 }
 
-/** Reads one answer to its end, which throws. */
+/** Reads one answer until it ends; throws, unless it ends with `behind`. */
 async function readOne(id, version, stop, take) {
   const silence = new AbortController();
   let timer;

@@ -230,7 +230,16 @@ impl Settings<'_> {
         let port = self.number("PORT", 5000, 0, u16::MAX)?;
         let value = self.text("HOST").unwrap_or_else(|| "127.0.0.1".into());
         match (value.as_str(), port).to_socket_addrs() {
-            Ok(addresses) => Ok(addresses.collect()),
+            Ok(all) => {
+                // A name may be listed twice, and nobody can listen twice.
+                let mut addresses: Vec<SocketAddr> = Vec::new();
+                for address in all {
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
+                }
+                Ok(addresses)
+            }
             Err(_) => {
                 let allowed = "an address or a name of this machine".into();
                 Err(BadSetting { name: "HOST", value, allowed })
@@ -384,12 +393,12 @@ fn database_at(url: &str) -> Result<Database, BadSetting> {
     // connection without it.
     let parameters = url.split_once('?').map_or("", |(_, query)| query).split('&');
     let mut names = parameters.map(|pair| pair.split('=').next().unwrap_or_default());
-    if let Some(name) = names.find(|name| name.starts_with("ssl") && !TLS_PARAMETERS.contains(name))
-    {
-        return bad(format!(
-            "of the parameters that begin with ssl, only {}, not {name}",
-            TLS_PARAMETERS.join(", ")
-        ));
+    let is_wrong = |name: &&str| {
+        name.to_ascii_lowercase().starts_with("ssl") && !TLS_PARAMETERS.contains(name)
+    };
+    if let Some(name) = names.find(is_wrong) {
+        let known = TLS_PARAMETERS[..4].join(", ");
+        return bad(format!("of the parameters that begin with ssl, only {known}, not {name}"));
     }
     match url.parse() {
         Ok(options) => Ok(Database::Given(Box::new(options))),
@@ -398,5 +407,15 @@ fn database_at(url: &str) -> Result<Database, BadSetting> {
     }
 }
 
-/// The parameters of a `DATABASE_URL` that are about TLS.
-const TLS_PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
+/// The parameters of a `DATABASE_URL` that are about TLS; the last five are other spellings.
+const TLS_PARAMETERS: [&str; 9] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "ssl-mode",
+    "ssl-root-cert",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+];

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How many events are swept before the next search for due holds, at most.
 const EVENTS_MAX: i64 = 100;
 /// How many of them at once, so that one whose batcher is busy does not hold up the others.
-const EVENTS_AT_ONCE: usize = 8;
+const EVENTS_AT_ONCE: usize = 2;
 
 /// Sweeps as long as the future is polled.
 pub async fn sweep(

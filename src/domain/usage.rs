@@ -68,6 +68,10 @@ impl UsageByPartner {
 
     /// Adds what was read at the same version. If too many are remembered, only that is kept.
     pub fn with(mut self, read: Self) -> Self {
+        // Nothing was read, because what is known is enough.
+        if read.partners.is_empty() {
+            return self;
+        }
         if self.partners.len() >= PARTNERS_MAX {
             return read;
         }

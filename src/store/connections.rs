@@ -29,7 +29,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A proof that takes longer is most likely running on a dead connection, and is given up. If it was
 /// not, its session is still there, waiting for a standby, so each is given twice as long as the last.
 const FIRST_PROOF_MAX: Duration = Duration::from_secs(60);
-const PROOF_MAX: Duration = Duration::from_secs(60 * 60);
+const PROOF_MAX: Duration = Duration::from_secs(5 * 60);
 
 pub(super) struct Connections {
     options: PgConnectOptions,
@@ -135,7 +135,7 @@ impl Connections {
             timeout_at(until, self.proof.lock()).await.map_err(|_elapsed| Unavailable::TimedOut)?;
         let mut max = FIRST_PROOF_MAX;
         if let Some(mut last) = proof.take() {
-            if last.began.elapsed() < last.max {
+            if last.proving.is_finished() || last.began.elapsed() < last.max {
                 match timeout_at(until, &mut last.proving).await {
                     Ok(Ok(Ok(connection))) => return Ok(connection),
                     // The proof failed: its server is gone, and another may have taken over by now.

@@ -13,10 +13,11 @@ use super::connections::CONNECT_TIMEOUT;
 /// The pause between two attempts to get the lock for migrating.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How long a migration may wait for a table. Everybody else's statements queue behind it, so that it
-/// gives way to whoever has the table (a dump, a forgotten transaction), and tries again.
-const TABLE_LOCK_MAX: Duration = Duration::from_millis(500);
+/// gives way to whoever has the table (a dump, a forgotten transaction), and tries again. Longer than
+/// PostgreSQL's `deadlock_timeout` of a second, after which an autovacuum gives way in its turn.
+const TABLE_LOCK_MAX: Duration = Duration::from_millis(1_500);
 const TABLE_LOCK_PAUSE: Duration = Duration::from_millis(500);
-const TABLE_LOCK_ATTEMPTS_MAX: usize = 60;
+const TABLE_LOCK_ATTEMPTS_MAX: usize = 30;
 /// The table in which sqlx records applied migrations.
 const TABLE: &str = "_sqlx_migrations";
 
@@ -226,7 +227,12 @@ fn is(failure: &sqlx::Error, sqlstate: &str) -> bool {
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, SchemaError> {
     // A migration must not go on in a session whose client is gone: nobody would record it.
-    let options = options.clone().options([("client_connection_check_interval", "1000")]);
+    let options = options.clone().options([
+        ("client_connection_check_interval", "1000"),
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
+    ]);
     let connected = timeout(CONNECT_TIMEOUT, options.connect()).await;
     let connected = connected.map_err(|_elapsed| SchemaError::NoAnswer)?;
     let mut connection = connected.map_err(SchemaError::Connect)?;

@@ -260,6 +260,23 @@ async fn new_partners_of_an_untouched_event_cost_no_read() {
     assert_eq!(engine.store.fences_and_snapshots(), (0, 4));
 }
 
+/// What is known of its partners is not read again, and is still known when they are refused.
+#[tokio::test(start_paused = true)]
+async fn a_sold_out_event_knows_its_partners() {
+    let engine = Engine::with_seats(4);
+    engine.store.limit_partners(Some(3));
+    let book = async |name, seats| engine.submit(limited(reserve_as(name, seats, None), 9)).await;
+    made(book("one", 3).await);
+    for (seats, granted) in [(3, false), (1, true), (1, false)] {
+        match book("two", seats).await {
+            Ok(_) => assert!(granted),
+            Err(Rejection::Refused(Refusal::InsufficientSeats { .. })) => assert!(!granted),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(engine.store.fences_and_snapshots(), (0, 3));
+}
+
 /// Two commands wait for one freed seat: the first to arrive gets it, also ahead of later arrivals.
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_the_next_batch_keeps_its_place() {

@@ -178,6 +178,7 @@ async fn bad_settings_stop_the_start_with_one_line() {
         ("DEFAULT_EVENT_SEATS", "10000001", "a whole number from 1 to 10000000"),
         ("DATABASE_URL", "mysql://root:secret@localhost", "postgres://"),
         ("DATABASE_URL", "postgres://root:secret@localhost/x?sslmod=verify-full", "not sslmod"),
+        ("DATABASE_URL", "postgres://root:secret@localhost/x?SSLMODE=require", "not SSLMODE"),
         ("DATABASE_URL", "postgres://root:secret@localhost/x?sslmode=verify_full", "verify_full"),
         ("CORS_ORIGINS", "https://shop.example:443", "without the scheme's default port"),
     ];

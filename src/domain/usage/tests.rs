@@ -94,4 +94,6 @@ fn so_many_partners_are_remembered() {
     let read = || read(&[("is read", 2, 1)]);
     check(&booked(PARTNERS_MAX - 1).with(read()), &[one, ("is read", Some((2, 1)))]);
     check(&booked(PARTNERS_MAX).with(read()), &[("0", None), ("is read", Some((2, 1)))]);
+    // Nothing is forgotten for nothing: what is decided next may rest on it.
+    check(&booked(PARTNERS_MAX).with(UsageByPartner::default()), &[one]);
 }

@@ -150,15 +150,13 @@ impl Consumer {
         // In line with all such streams: the last one to arrive waits longest.
         let shared = Arc::clone(&self.shared);
         let turn = async {
-            let turn = shared.past_turn.acquire().await;
+            let _turn = shared.past_turn.acquire().await;
             while !shared.budget.has_past() {
                 sleep(PAST_WAIT_STEP).await;
             }
-            (turn, Arc::clone(&shared.large_reads).acquire_owned().await)
+            Arc::clone(&shared.large_reads).acquire_owned().await
         };
-        let Ok((_turn, permit)) = timeout(PAST_WAIT_MAX, turn).await else {
-            return Some(self.behind());
-        };
+        let Ok(permit) = timeout(PAST_WAIT_MAX, turn).await else { return Some(self.behind()) };
         let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
         let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
         let read = async move {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::dice::Dice;
 use super::server::{Server, Session, SessionLost, Ticket};
 use super::trace::{Trace, What};
+use crate::support::simulated::without_what_is_known;
 
 /// The probabilities of the faults, from 0 to 1, and how slow everything is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -289,11 +290,12 @@ impl Store for Remote {
         &self,
         event_id: &EventId,
         commands: &[&Command],
-        _before: Option<Before<'_>>,
+        before: Option<Before<'_>>,
         until: Instant,
     ) -> Result<Option<Snapshot>, Unavailable> {
         let read = |session: &Session<'_>| session.snapshot(event_id, commands);
-        self.lived(self.read(until, read)).await
+        let snapshot = self.lived(self.read(until, read)).await?;
+        Ok(snapshot.map(|snapshot| without_what_is_known(snapshot, commands, before)))
     }
 
     async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {

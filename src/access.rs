@@ -8,11 +8,11 @@
 //!
 //! Invariant: a secret is never kept. Only its hash is, and it is compared in constant time.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use governor::clock::DefaultClock;
 use governor::middleware::StateInformationMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
@@ -86,6 +86,7 @@ struct Looked {
     succeeded: bool,
 }
 
+/// Nobody but an operator adds to these maps, so that their hashes need not withstand an attack.
 #[derive(Default)]
 struct Known {
     by_id: HashMap<KeyId, Arc<KnownKey>>,

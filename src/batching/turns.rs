@@ -4,8 +4,9 @@
 //! its next turn when the others have had a hundred rows each, or nothing else waits. If callers
 //! are not known, all commands wait in one queue, in the order of their arrival.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
+use foldhash::{HashMap, HashMapExt as _};
 use slab::Slab;
 
 use crate::domain::{Caller, Command};
@@ -16,7 +17,7 @@ pub(super) struct Turns<T> {
     /// The queues of callers that have something waiting, or have had more than the others.
     queues: Slab<Queue<T>>,
     /// The queue of each caller: looked up once when an item is added, and not at all when it is
-    /// taken.
+    /// taken. Nobody but an operator makes callers, so that their hashes need not withstand an attack.
     by_caller: HashMap<Caller, Slot>,
     /// The queues, in the order in which their turns come.
     order: BTreeMap<Place, Slot>,

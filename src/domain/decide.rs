@@ -9,7 +9,7 @@
 //! the first refusal for that reason. Both are written with the batch, so that what the caller is
 //! told stays true whatever else is still on its way to the database.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::vec;
 
 use super::{
@@ -75,7 +75,7 @@ struct Batch<'a> {
     /// Partners whose usage is reduced by something in this batch.
     relieved: HashSet<PartnerId>,
     /// The usage of limited partners, including what this batch has granted them.
-    used: HashMap<&'a PartnerId, Usage>,
+    used: foldhash::HashMap<&'a PartnerId, Usage>,
     used_keys: HashSet<(&'a PartnerId, &'a IdempotencyKey)>,
     /// A command was granted on the condition that the event is at this version.
     version_used: bool,
@@ -106,7 +106,7 @@ impl<'a> Batch<'a> {
             freed_seats: 0,
             altered: HashSet::new(),
             relieved: HashSet::new(),
-            used: HashMap::new(),
+            used: foldhash::HashMap::default(),
             used_keys: HashSet::new(),
             version_used: false,
             decision: Decision::default(),

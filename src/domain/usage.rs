@@ -1,7 +1,8 @@
 //! Usage: what partners have of an event, as far as it counts against a limit.
 
-use std::collections::HashMap;
 use std::ops::Add;
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::{Change, ChangeKind, Event, PartnerId, Reserve};
 
@@ -42,6 +43,7 @@ pub(super) const PARTNERS_MAX: usize = 10_000;
 /// a command; before one is refused, the partner's usage is read.
 #[derive(Debug, Default)]
 pub struct UsageByPartner {
+    /// Few, and known for a short time only, so that their hashes need not withstand an attack.
     partners: HashMap<PartnerId, Usage>,
     /// Partners that are not in the map have nothing. Without this, each commit would need a read
     /// when sales open, since every partner is new then.

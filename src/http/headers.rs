@@ -1,6 +1,6 @@
 //! The headers that make a request safe to repeat or conditional.
 
-use actix_web::http::header::{ETag, EntityTag, Header as _, IF_MATCH, IfMatch};
+use actix_web::http::header::{ETAG, Header as _, HeaderName, HeaderValue, IF_MATCH, IfMatch};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 
@@ -8,9 +8,9 @@ use super::problem::Problem;
 use crate::domain::{IdempotencyKey, Precondition};
 
 /// The header that makes a booking safe to repeat.
-pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The header of an answer that replays an earlier booking.
-pub const IDEMPOTENCY_REPLAYED: &str = "Idempotency-Replayed";
+pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// The idempotency key of a request, if it has one.
 pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, Problem> {
@@ -20,7 +20,7 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, 
     match (key, given.next()) {
         (Some(key), None) => Ok(Some(key)),
         _ => Err(Problem::wrong(
-            IDEMPOTENCY_KEY,
+            "Idempotency-Key",
             "must be 1 to 255 visible ASCII characters, and be given only once",
         )),
     }
@@ -63,8 +63,13 @@ pub fn shown(version: i64, body: &impl Serialize) -> HttpResponse {
 }
 
 /// The entity tag of a version.
-pub fn etag(version: i64) -> ETag {
-    ETag(EntityTag::new_strong(version.to_string()))
+pub fn etag(version: i64) -> (HeaderName, HeaderValue) {
+    (ETAG, joined(["\"", itoa::Buffer::new().format(version), "\""]))
+}
+
+/// A value for each answer: without a formatter, and in one allocation.
+pub fn joined<const PARTS: usize>(parts: [&str; PARTS]) -> HeaderValue {
+    HeaderValue::try_from(parts.concat()).expect("its parts are visible ASCII")
 }
 
 #[derive(utoipa::IntoParams)]

@@ -201,7 +201,7 @@ pub async fn make_key(
     if request.headers().contains_key(IDEMPOTENCY_KEY) {
         let detail = "only works for reservations: repeating this request would create another \
                       key; GET /keys lists the existing ones";
-        return Err(Problem::wrong(IDEMPOTENCY_KEY, detail));
+        return Err(Problem::wrong("Idempotency-Key", detail));
     }
     let scope = Scope::of(wanted.scope.must().0, wanted.partner_id.given());
     let scope = scope.ok_or_else(|| {

@@ -2,7 +2,6 @@
 //!
 //! Each process counts for itself, so the limits of several replicas behind a load balancer add up.
 
-use std::fmt::Write as _;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::access::TurnedAway;
+use super::headers::joined;
 use super::problem::{Code, Problem};
 use crate::access::Meter;
 
@@ -107,11 +107,10 @@ impl Allowance {
     /// Writes the headers of draft-ietf-httpapi-ratelimit-headers.
     pub fn write(&self, headers: &mut HeaderMap) {
         let Self { policy, remaining, reset_s } = self;
-        // Long enough for every value, so that it is allocated only once.
-        let mut left = String::with_capacity(48);
-        write!(left, "\"{POLICY}\";r={remaining};t={reset_s}").expect("it is a text");
+        let (left, reset) = (&mut itoa::Buffer::new(), &mut itoa::Buffer::new());
+        let (remaining, reset_s) = (left.format(*remaining), reset.format(*reset_s));
         headers.insert(RATE_LIMIT_POLICY, policy.clone());
-        headers.insert(RATE_LIMIT, HeaderValue::try_from(left).expect("it is ASCII"));
+        headers.insert(RATE_LIMIT, joined(["\"", POLICY, "\";r=", remaining, ";t=", reset_s]));
     }
 }
 

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::access::{Access, Booker, Identity};
 use super::body::{self, Field, Fields, ITEMS_MAX, List};
 use super::headers::{
-    EventIfMatchHeader, IDEMPOTENCY_REPLAYED, IdempotencyKeyHeader, etag, idempotency_key, if_match,
+    EventIfMatchHeader, IDEMPOTENCY_REPLAYED, IdempotencyKeyHeader, etag, idempotency_key,
+    if_match, joined,
 };
 use super::openapi::problems;
 use super::problem::Problem;
@@ -308,7 +309,9 @@ async fn make_one(
     };
     let (made, replayed) = app.reserve(event_id, reserve).await?;
     let [made] = &made[..] else { unreachable!("one item makes one reservation") };
-    let location = format!("/events/{}/reservations/{}", made.event_id, made.id.0);
+    let (event_id, id) = (made.event_id.as_str(), &mut Uuid::encode_buffer());
+    let id = made.id.0.hyphenated().encode_lower(id);
+    let location = joined(["/events/", event_id, "/reservations/", id]);
     let mut response = HttpResponse::Created();
     response.insert_header((header::LOCATION, location)).insert_header(etag(made.version));
     if replayed {

@@ -5,11 +5,13 @@
 
 grant usage on schema public to ticketboss;
 
-grant select, insert on events, reservations, journal, keys to ticketboss;
+grant select, insert on events, reservations, journal, keys, usage, usage_versions to ticketboss;
 grant update (name, total_seats, available_seats, held_seats, reservation_count, version, status,
               sales_open_at, sales_close_at)
    on events to ticketboss;
 grant update (status, seats, hold_expires_at, version) on reservations to ticketboss;
+grant update (seats) on usage to ticketboss;
+grant update (version) on usage_versions to ticketboss;
 grant update (revoked_at, revoked_by, last_used_at, changed_at) on keys to ticketboss;
 grant execute on function take_baton(text) to ticketboss;
 

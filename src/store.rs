@@ -26,6 +26,7 @@ mod postgres;
 mod reservations;
 pub mod schema;
 mod snapshot;
+mod usage;
 pub(crate) mod verify;
 
 pub use changes::{ReservationChanged, Version, Versions};

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::store::session_options;
 use crate::store::verify::{
     counters, deeds_between, events_after, journal_between, keys_are_unique, page_end,
-    reservations_after,
+    reservations_after, usage,
 };
 
 mod replay;
@@ -113,10 +113,12 @@ impl<T: FnMut(&str)> Check<T> {
 
     /// Replays the journal of an event, page by page, up to the event's current version.
     async fn event(&mut self, id: &str) -> Result<(), VerifyError> {
+        // Before the event, which then is at that version, or at a later one.
+        let summed = usage(&mut self.connection, id).await?;
         // If the event is gone by now, the reservations that it left behind are reported later.
         let Some(found) = counters(&mut self.connection, id).await? else { return Ok(()) };
         let to = found.version;
-        let mut replay = Replay::new(id, found);
+        let mut replay = Replay::new(id, found, summed);
         let mut after = 0;
         while after < to
             && let Some(upper) = page_end(&mut self.connection, id, after, PAGE_ROWS).await?

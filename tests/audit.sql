@@ -88,3 +88,22 @@ select format('5 event %s: %s reservations of %s under key %s',
  where idempotency_key is not null
  group by event_id, partner_id, idempotency_key, item
 having count(*) > 1
+union all
+select format('6 event %s: the seats of %s are summed up to version %s as %s, not %s',
+              event_id, partner_id, version, coalesce(summed.seats, 0), coalesce(said.seats, 0))
+  from usage as summed
+  full join (
+        select event_id, partner_id,
+               sum(case when kind in (1, 2) then seats
+                        when kind in (5, 6, 7) then -seats else 0 end) as seats
+          from journalled join usage_versions using (event_id)
+         where journalled.version <= usage_versions.version
+         group by event_id, partner_id
+       ) as said using (event_id, partner_id)
+  left join usage_versions using (event_id)
+ where coalesce(summed.seats, 0) <> coalesce(said.seats, 0)
+union all
+select format('6 event %s at version %s is summed up to version %s', id, events.version,
+              usage_versions.version)
+  from usage_versions left join events on id = event_id
+ where events.version is null or usage_versions.version > events.version

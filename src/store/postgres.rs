@@ -1,7 +1,8 @@
 //! [`PostgresStore`]: runs the statements of this module's siblings on borrowed connections, each
 //! within its deadline.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -18,13 +19,16 @@ use super::{
     Batch, Before, Commit, CommitError, EventNow, Filter, KeysChanged, Page, Position, Snapshot,
     Store, Unavailable, Versions,
 };
-use super::{baton, changes, commit, events, keys, listing, reservations, schema, snapshot};
+use super::{baton, changes, commit, events, keys, listing, reservations, schema, snapshot, usage};
 use crate::domain::{
     Command, Event, EventId, Key, KeyId, NewEvent, NewKey, Reservation, ReservationId, Timestamp,
 };
 
 /// A read on a connection that turns out to be broken is tried once more, on a new one.
 const READ_ATTEMPTS_MAX: usize = 2;
+/// How many events may have their sums brought up to date at once, and how long that may take.
+const SUMMING_MAX: usize = 2;
+const SUM_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a statement that is safe to run twice. A macro, since a function that is generic over
 /// futures that borrow their connection cannot yet promise that they are `Send`.
@@ -76,6 +80,9 @@ pub struct PostgresStore {
     /// commits never wait for a standby.
     keys: Arc<Connections>,
     batons: Batons,
+    /// The sums of what partners have are brought up to date here.
+    runtime: Handle,
+    summing: Arc<Mutex<HashSet<EventId>>>,
     metrics: Metrics,
 }
 
@@ -101,6 +108,8 @@ impl PostgresStore {
             reads: connections(options, limits.reads, reads),
             keys: connections(of_keys, 1, keys),
             batons: Batons::default(),
+            summing: Arc::default(),
+            runtime,
             metrics,
         }
     }
@@ -235,6 +244,47 @@ impl PostgresStore {
     }
 }
 
+impl PostgresStore {
+    /// If a reader had much to add to the sums of what partners have, the next ones need not.
+    fn look_at_sums(
+        &self,
+        event_id: &EventId,
+        read: Option<(Snapshot, usize)>,
+    ) -> Option<Snapshot> {
+        let (snapshot, unsummed) = read?;
+        if unsummed > usage::UNSUMMED_MANY {
+            self.sum_up(event_id);
+        }
+        Some(snapshot)
+    }
+
+    /// Brings the event's sums up to date in the background, unless that is already being done.
+    /// Readers do without it if it fails, or if too many others are at it.
+    fn sum_up(&self, event_id: &EventId) {
+        {
+            let mut summing = self.summing.lock().unwrap_or_else(PoisonError::into_inner);
+            if summing.len() >= SUMMING_MAX || !summing.insert(event_id.clone()) {
+                return;
+            }
+        }
+        let (reads, summing, event_id) =
+            (Arc::clone(&self.reads), Arc::clone(&self.summing), event_id.clone());
+        self.runtime.spawn(async move {
+            if let Err(failure) = sum_up(&reads, &event_id).await {
+                let why = crate::chain(&failure);
+                log::warn!("could not sum up what partners have of {event_id}: {why}");
+            }
+            summing.lock().unwrap_or_else(PoisonError::into_inner).remove(&event_id);
+        });
+    }
+}
+
+async fn sum_up(reads: &Arc<Connections>, event_id: &EventId) -> Result<(), Unavailable> {
+    let until = Instant::now() + SUM_MAX;
+    while ask!(reads, until, usage::sum_up(event_id))? {}
+    Ok(())
+}
+
 impl Store for PostgresStore {
     async fn snapshot(
         &self,
@@ -250,12 +300,13 @@ impl Store for PostgresStore {
             let reading = snapshot::snapshot(connection, event_id, commands, before);
             let answer = timeout_at(until, reading).await;
             // If the read failed, the baton's connection is closed, and another one is used.
-            if let Ok(snapshot) = answer.map_err(|_elapsed| Unavailable::TimedOut)? {
+            if let Ok(read) = answer.map_err(|_elapsed| Unavailable::TimedOut)? {
                 self.batons.keep(event_id, baton);
-                return Ok(snapshot);
+                return Ok(self.look_at_sums(event_id, read));
             }
         }
-        ask!(self.writes, until, snapshot::snapshot(event_id, commands, before))
+        let read = ask!(self.writes, until, snapshot::snapshot(event_id, commands, before))?;
+        Ok(self.look_at_sums(event_id, read))
     }
 
     async fn commit(&self, batch: &Batch, until: Instant) -> Result<Commit, CommitError> {
@@ -271,6 +322,9 @@ impl Store for PostgresStore {
             }
             (Ok(commit), _) => {
                 lease.give_back();
+                if matches!(commit, Commit::Committed(_)) && usage::is_due(batch) {
+                    self.sum_up(&batch.event_id);
+                }
                 Ok(commit)
             }
             (Err(failure), Some(_)) if leaves_connection_usable(&failure) => {

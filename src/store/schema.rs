@@ -143,10 +143,12 @@ struct Concurrent {
     builds: bool,
 }
 
-const CONCURRENT: [Concurrent; 3] = [
+const CONCURRENT: [Concurrent; 5] = [
     Concurrent { version: 12, index: "reservations_of_partner", builds: true },
     Concurrent { version: 16, index: "reservations_by_partner", builds: true },
     Concurrent { version: 17, index: "reservations_of_partner", builds: false },
+    Concurrent { version: 19, index: "holds_by_partner", builds: true },
+    Concurrent { version: 20, index: "reservations_by_partner", builds: false },
 ];
 
 impl Concurrent {

@@ -7,19 +7,26 @@ use uuid::Uuid;
 
 use super::events::event_of;
 use super::reservations::ReservationRow;
+use super::usage::{self, Unsummed, UnsummedVersion};
 use super::{Before, EventNow, Snapshot, events};
 use crate::domain::{
     Command, DUE_HOLDS_MAX, Event, EventId, Named, PartnerId, Timestamp, Usage, UsageByPartner,
 };
 
+/// How often it tries to get all of what partners have, however much others sell meanwhile. If not
+/// even this helps, the journal does not end where the event is.
+const SUMS_ATTEMPTS_MAX: usize = 5;
+
 /// Reads only the event row if `before` suggests that nothing else matters and the fresh row
 /// confirms it. This keeps refusals cheap while a sold-out event is under load.
+///
+/// Also returns how many rows it had to add to the sums of what partners have.
 pub(super) async fn snapshot(
     connection: &mut PgConnection,
     event_id: &EventId,
     commands: &[&Command],
     before: Option<Before<'_>>,
-) -> Result<Option<Snapshot>, sqlx::Error> {
+) -> Result<Option<(Snapshot, usize)>, sqlx::Error> {
     let wanted = Wanted::by(commands);
     if let Some(before) = before
         && wanted.nothing_beside(before.event, Some(before.usage))
@@ -29,17 +36,32 @@ pub(super) async fn snapshot(
         let usage = Some(before.usage).filter(|_| event.version == before.event.version);
         if wanted.nothing_beside(&event, usage) {
             let (named, usage) = (Named::default(), UsageByPartner::default());
-            return Ok(Some(Snapshot { event, named, usage, now }));
+            return Ok(Some((Snapshot { event, named, usage, now }, 0)));
         }
     }
-    event_and_named(connection, event_id, &wanted).await
+    let mut attempts_left = SUMS_ATTEMPTS_MAX;
+    loop {
+        let read = event_and_named(connection, event_id, &wanted).await?;
+        let Some((snapshot, unsummed)) = read else { return Ok(None) };
+        // All versions are summed up, or were added.
+        if unsummed.version.is_none_or(|last| last == snapshot.event.version) {
+            return Ok(Some((snapshot, unsummed.rows)));
+        }
+        attempts_left -= 1;
+        if attempts_left == 0 {
+            let what = format!("event {event_id}: its journal cannot be summed up");
+            return Err(sqlx::Error::Decode(what.into()));
+        }
+        while usage::sum_up(connection, event_id).await? {}
+    }
 }
 
 /// One statement sees one snapshot: seats, statuses and versions that belong together. With two
 /// statements, a reservation cancelled in between gave its seats back twice.
 ///
-/// The usage of limited partners comes in separate rows, and only if it matters. It is found by the
-/// number under which its index has event and partner.
+/// The usage of limited partners comes in separate rows, and only if it matters; so does what the
+/// journal has to add to it: see [`usage`]. Holds are found by the number under which their index has
+/// event and partner, and those past their time are subtracted.
 ///
 /// Holds past their time are read only if the available seats may not suffice, and no more than
 /// [`DUE_HOLDS_MAX`] of them.
@@ -52,7 +74,7 @@ async fn event_and_named(
     connection: &mut PgConnection,
     event_id: &EventId,
     wanted: &Wanted<'_>,
-) -> Result<Option<Snapshot>, sqlx::Error> {
+) -> Result<Option<(Snapshot, Unsummed)>, sqlx::Error> {
     let limited_partner_ids: Vec<_> =
         wanted.limited_partner_ids.iter().map(|partner_id| partner_id.as_str()).collect();
     let rows = sqlx::query_as!(
@@ -76,17 +98,21 @@ async fn event_and_named(
                named.version as "reservation_version?", named.created_at as "reserved_at?",
                named.idempotency_key as "idempotency_key?",
                named.request_fingerprint as "request_fingerprint?", named.item as "item?",
-               named.used_seats as "used_seats?", named.used_holds as "used_holds?"
+               named.used_seats as "used_seats?", named.used_holds as "used_holds?",
+               named.kinds as "kinds?", named.partner_ids as "partner_ids?",
+               named.change_seats as "change_seats?"
           from events as event
           left join lateral (
                 select by_id.id, by_id.partner_id, by_id.seats, by_id.status,
                        by_id.hold_expires_at, by_id.reference, by_id.version, by_id.created_at,
                        by_id.idempotency_key, by_id.request_fingerprint, by_id.item,
-                       null::bigint as used_seats, null::bigint as used_holds
+                       null::bigint as used_seats, null::bigint as used_holds,
+                       null::smallint[] as kinds, null::text[] as partner_ids,
+                       null::integer[] as change_seats
                   from reservations as by_id
                  where by_id.event_id = $1 and by_id.id = any ($2)
                  union all
-                select by_key.*, null, null
+                select by_key.*, null, null, null, null, null
                   from unnest($3::text[], $4::text[]) as wanted (partner_id, key),
                        lateral (
                         select id, partner_id, seats, status, hold_expires_at, reference, version,
@@ -98,7 +124,7 @@ async fn event_and_named(
                         offset 0
                        ) as by_key
                  union all
-                select due.*, null, null
+                select due.*, null, null, null, null, null
                   from (
                         select id, partner_id, seats, status, hold_expires_at, reference, version,
                                created_at, idempotency_key, request_fingerprint, item
@@ -111,25 +137,53 @@ async fn event_and_named(
                        ) as due
                  union all
                 select null, wanted.partner_id, null, null, null, null, null, null, null, null, null,
-                       used.seats, used.holds
-                  from unnest($7::text[], $8::boolean[]) as wanted (partner_id, has_holds),
+                       case when event.seats_per_partner_max is null then 0
+                            else coalesce(summed.seats, 0) - held.due_seats end,
+                       held.holds, null, null, null
+                  from unnest($7::text[], $8::boolean[]) as wanted (partner_id, has_holds)
+                  left join lateral (
+                        select seats
+                          from usage
+                         where event_id = $1 and partner_id = wanted.partner_id
+                        offset 0
+                       ) as summed on true,
                        lateral (
-                        select coalesce(sum(seats), 0)::bigint as seats,
-                               count(*) filter (where status = 'held') as holds
+                        select count(*) filter (where hold_expires_at > statement_timestamp())
+                                   as holds,
+                               coalesce(sum(seats) filter (
+                                   where hold_expires_at <= statement_timestamp()), 0)::bigint
+                                   as due_seats
                           from (
-                                select event_id, partner_id, seats, status
+                                select event_id, partner_id, seats, hold_expires_at
                                   from reservations
                                  where ((hashtext(event_id)::bigint << 32)
                                         | (hashtext(partner_id)::bigint & 4294967295))
                                      = ((hashtext($1)::bigint << 32)
                                         | (hashtext(wanted.partner_id)::bigint & 4294967295))
-                                   and (status = 'held' or (limited and status = 'confirmed'))
-                                   and (status <> 'held' or hold_expires_at > statement_timestamp())
+                                   and (status = 'held') is not false
                                 offset 0
                                ) as same_number
                          where event_id = $1 and partner_id = wanted.partner_id
-                       ) as used
+                       ) as held
                  where wanted.has_holds or event.seats_per_partner_max is not null
+                 union all
+                select null, null, null, null, null, null, unsummed.version, null, null, null, null,
+                       null, null, unsummed.kinds, unsummed.partner_ids, unsummed.seats
+                  from (
+                        select version::bigint as version, kinds::smallint[] as kinds, partner_ids,
+                               seats, greatest(change_count, 1) as rows,
+                               sum(greatest(change_count, 1)) over (order by version) as so_far
+                          from journal
+                         where event_id = $1
+                           and version > coalesce((select usage_versions.version
+                                                     from usage_versions
+                                                    where usage_versions.event_id = $1), 0)
+                           and event.seats_per_partner_max is not null
+                           and cardinality($7::text[]) > 0
+                         order by version
+                         limit $9
+                       ) as unsummed
+                 where so_far - rows < $9
                ) as named on true
          where event.id = $1"#,
         event_id.as_str(),
@@ -140,6 +194,7 @@ async fn event_and_named(
         DUE_HOLDS_MAX as i64,
         &limited_partner_ids as &[&str],
         &wanted.has_holds,
+        usage::UNSUMMED_MAX,
     )
     .fetch_all(connection)
     .await?;
@@ -150,15 +205,21 @@ async fn event_and_named(
     let (event, now) = (event_of!(event_id, first)?, first.now);
     let (mut named, mut usage) = (Named::default(), UsageByPartner::default());
     named.next_hold_expires_at = first.next_hold_expires_at;
-    for row in rows {
-        if let Some((partner_id, used)) = row.usage()? {
-            usage.insert(partner_id, used);
-        }
-        if let Some(row) = row.reservation(event_id) {
+    let (mut summed, mut unsummed) = (Vec::new(), Unsummed::default());
+    for mut row in rows {
+        if let Some(used) = row.usage()? {
+            summed.push(used);
+        } else if let Some(version) = row.unsummed() {
+            unsummed.add(version);
+        } else if let Some(row) = row.reservation(event_id) {
             named.insert(row.try_into()?);
         }
     }
-    Ok(Some(Snapshot { event, named, usage, now }))
+    for (partner_id, Usage { seats, holds }) in summed {
+        let seats = seats + unsummed.of(partner_id.as_str());
+        usage.insert(partner_id, Usage { seats, holds });
+    }
+    Ok(Some((Snapshot { event, named, usage, now }, unsummed)))
 }
 
 /// The event, joined with one of the named reservations or with none.
@@ -190,6 +251,11 @@ struct SnapshotRow {
     item: Option<i16>,
     used_seats: Option<i64>,
     used_holds: Option<i64>,
+    /// A version of the journal that the sums of usage do not include; its number is in
+    /// `reservation_version`.
+    kinds: Option<Vec<i16>>,
+    partner_ids: Option<Vec<String>>,
+    change_seats: Option<Vec<i32>>,
 }
 
 impl SnapshotRow {
@@ -201,6 +267,16 @@ impl SnapshotRow {
         let partner_id = self.partner_id.as_deref().and_then(PartnerId::parse);
         let unreadable = || sqlx::Error::Decode("usage of a partner: unreadable partner_id".into());
         Ok(Some((partner_id.ok_or_else(unreadable)?, Usage { seats, holds })))
+    }
+
+    /// The version of the journal that the sums do not include, if the row is one.
+    fn unsummed(&mut self) -> Option<UnsummedVersion> {
+        Some(UnsummedVersion {
+            version: self.reservation_version?,
+            kinds: self.kinds.take()?,
+            partner_ids: self.partner_ids.take()?,
+            seats: self.change_seats.take()?,
+        })
     }
 
     /// `None` where no reservation was joined, or the row is about a partner's usage.

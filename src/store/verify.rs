@@ -54,6 +54,34 @@ pub(crate) async fn counters(
     .await
 }
 
+/// How many seats a partner has of an event, summed up to a version of it; without a partner if none
+/// has any.
+#[derive(Clone, Debug)]
+pub(crate) struct Summed {
+    pub version: i64,
+    pub partner_id: Option<String>,
+    pub seats: Option<i64>,
+}
+
+pub(crate) async fn usage(
+    connection: &mut PgConnection,
+    event_id: &str,
+) -> Result<Vec<Summed>, sqlx::Error> {
+    sqlx::query_as!(
+        Summed,
+        r#"-- verify_usage
+        select coalesce(usage_versions.version, 0)::bigint as "version!",
+               usage.partner_id as "partner_id?", usage.seats as "seats?"
+          from events
+          left join usage_versions on usage_versions.event_id = id
+          left join usage on usage.event_id = id
+         where id = $1"#,
+        event_id,
+    )
+    .fetch_all(connection)
+    .await
+}
+
 /// The version up to which there are about `changes` changes after `after`; `None` if there are no
 /// more versions.
 pub(crate) async fn page_end(

@@ -5,13 +5,14 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use crate::domain::{ChangeKind, Status};
-use crate::store::verify::{Counters, Deed, JournalEntry, StoredEntry};
+use crate::store::verify::{Counters, Deed, JournalEntry, StoredEntry, Summed};
 
 #[cfg(test)]
 mod tests;
 
-/// The replay of an event, entry by entry. It keeps nothing about an entry, except for reservations
-/// that have changed since the version it replays to: as many as change while it runs.
+/// The replay of an event, entry by entry. It keeps nothing about an entry, except for what partners
+/// have of an event that limits it, and for reservations that have changed since the version it
+/// replays to: as many as change while it runs.
 pub struct Replay {
     event_id: String,
     /// The event as it was when the replay began.
@@ -27,11 +28,19 @@ pub struct Replay {
     changed_since: HashMap<Uuid, (Status, i64)>,
     /// The reservations that the current version names.
     named: HashSet<Uuid>,
+    /// The version up to which partners' seats are summed up, and each one's seats at that version:
+    /// the sum, and what was replayed.
+    summed_to: i64,
+    seats_of: HashMap<String, (i64, i64)>,
 }
 
 impl Replay {
-    pub fn new(event_id: &str, found: Counters) -> Self {
+    pub fn new(event_id: &str, found: Counters, summed: Vec<Summed>) -> Self {
+        let summed_to = summed.first().map_or(0, |summed| summed.version);
+        let sums = summed.into_iter().filter_map(|it| Some((it.partner_id?, (it.seats?, 0))));
         Self {
+            summed_to,
+            seats_of: sums.collect(),
             event_id: event_id.to_owned(),
             version: 0,
             total_seats: found.initial_seats.into(),
@@ -80,7 +89,14 @@ impl Replay {
             wrong.push(self.says(&format!("version {} has reservation {id} twice", self.version)));
         }
         let seats = i64::from(seats);
-        self.available_seats -= kind.seats_taken(seats);
+        let taken = kind.seats_taken(seats);
+        self.available_seats -= taken;
+        if self.version <= self.summed_to
+            && let Some(partner_id) = &entry.partner_id
+        {
+            let (_, replayed) = self.seats_of.entry(partner_id.clone()).or_default();
+            *replayed += taken;
+        }
         self.compare(entry, kind, id, seats, wrong);
     }
 
@@ -176,9 +192,29 @@ impl Replay {
         }
     }
 
+    /// Compares the sums of what partners have with what they had when these were made.
+    fn end_sums(&self, wrong: &mut Vec<String>) {
+        let at = self.summed_to;
+        if at > self.version {
+            let version = self.version;
+            wrong.push(self.says(&format!(
+                "its partners' seats are summed up to version {at}, and it is at {version}"
+            )));
+        }
+        for (partner_id, (sum, replayed)) in &self.seats_of {
+            if sum != replayed {
+                wrong.push(self.says(&format!(
+                    "replaying its journal to version {at} gives {partner_id} {replayed} seats, not \
+                     the {sum} that are summed up"
+                )));
+            }
+        }
+    }
+
     /// Compares the replayed state with the event's own counters.
     pub fn end(mut self, wrong: &mut Vec<String>) {
         self.end_version(wrong);
+        self.end_sums(wrong);
         for (status, seats) in std::mem::take(&mut self.changed_since).into_values() {
             self.count(status, seats);
         }

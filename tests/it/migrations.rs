@@ -5,6 +5,7 @@ use ticketboss::store::schema::{self, SchemaError};
 use tokio::time::timeout;
 
 use crate::support::{PATIENCE, TestDatabase};
+use crate::verify::SOUND;
 
 /// A database at an earlier version of the schema.
 async fn at(version: i64) -> TestDatabase {
@@ -23,16 +24,18 @@ async fn is_valid(connection: &mut PgConnection, index: &str) -> Option<bool> {
 /// The server may finish what its client did not live to record, or leave it half done.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_index_is_finished() {
-    const BUILT: &str = "create index concurrently reservations_by_partner on reservations (seats)";
+    const BUILT: &str = "create index concurrently holds_by_partner on reservations (seats)";
     const CUT_OFF: &str = "update pg_index set indisvalid = false
-                            where indexrelid = to_regclass('reservations_by_partner')";
-    const DROPPED: &str = "drop index concurrently reservations_of_partner";
+                            where indexrelid = to_regclass('holds_by_partner')";
+    const DROPPED: &str = "drop index concurrently reservations_by_partner";
     for (version, done) in [
-        (15, &[BUILT][..]),
-        (15, &[BUILT, CUT_OFF]),
+        (18, &[BUILT][..]),
+        (18, &[BUILT, CUT_OFF]),
         (11, &["create index concurrently reservations_of_partner on reservations (seats)"]),
-        (16, &[DROPPED]),
-        (16, &[]),
+        (15, &["create index concurrently reservations_by_partner on reservations (seats)"]),
+        (16, &["drop index concurrently reservations_of_partner"]),
+        (19, &[DROPPED]),
+        (19, &[]),
     ] {
         let database = at(version).await;
         let mut connection = database.connect().await;
@@ -41,9 +44,30 @@ async fn an_interrupted_index_is_finished() {
         }
         schema::migrate(&database.options).await.unwrap_or_else(|it| panic!("{done:?}: {it:?}"));
         schema::check(&database.options).await.expect("nothing is missing");
-        assert_eq!(is_valid(&mut connection, "reservations_by_partner").await, Some(true));
+        assert_eq!(is_valid(&mut connection, "holds_by_partner").await, Some(true));
+        assert_eq!(is_valid(&mut connection, "reservations_by_partner").await, None);
         assert_eq!(is_valid(&mut connection, "reservations_of_partner").await, None);
     }
+}
+
+/// What partners have counts from the start, whether or not a replica marked it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_partners_have_is_summed_up() {
+    let database = at(17).await;
+    database.execute(SOUND).await;
+    database
+        .execute(
+            "update events set seats_per_partner_max = 9 where id = 'e';
+             update reservations set limited = true where version = 2",
+        )
+        .await;
+    schema::migrate(&database.options).await.expect("it is migrated");
+    let sums = "select usage_versions.version::bigint, partner_id, seats
+                  from usage_versions join usage using (event_id)";
+    let sums: Vec<(i64, String, i64)> =
+        sqlx::query_as(sums).fetch_all(&mut database.connect().await).await.expect("it reads");
+    assert_eq!(sums, [(7, "p".to_owned(), 7)]);
+    database.audit().await;
 }
 
 /// While a migration waits for a table, nobody may have to wait behind it for as long.

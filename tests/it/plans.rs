@@ -84,6 +84,8 @@ async fn every_statement_finds_its_rows_by_what_names_them() {
                             || by.contains("changed_at > ")
                             || (page && by.contains("(id > "))
                     }
+                    "usage" => by.contains("partner_id = ") || (page && by.contains("event_id = ")),
+                    "usage_versions" => by.contains("event_id = "),
                     "pg_index" => by.contains("indexrelid"),
                     other => panic!("{other} is no table of the service"),
                 };

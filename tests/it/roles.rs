@@ -1,13 +1,13 @@
 //! The service under a database role with few rights: the tables belong to another role.
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::access::{Holders, KEYS, call};
 use crate::openapi::operations;
 use crate::support::binary::command;
-use crate::support::{TestDatabase, eventually, with_database};
+use crate::support::{TestApp, TestDatabase, eventually, with_database};
 
 /// The rights in `ops/grants.sql` are all that the service needs, and do not include what it must
 /// not do.
@@ -55,6 +55,8 @@ async fn the_service_needs_few_rights() {
             event.json()["heldSeats"].as_i64().expect("a number")
         };
         eventually("no hold is left", async || held().await == 0).await;
+        // And so do the sums of what partners have.
+        sum_up(app, &admin, &ours, &operator).await;
         let environment = [("DATABASE_URL", app.database.url.as_str())];
         let verified = command(&["verify"], &environment).output().await.expect("it runs");
         assert_eq!(verified.status.code(), Some(0), "{verified:?}");
@@ -75,11 +77,40 @@ async fn the_service_needs_few_rights() {
             "alter table events drop constraint events_available_seats_not_negative",
             "create table public.mine (id integer)",
             "update _sqlx_migrations set success = false",
+            "update usage set partner_id = 'another'",
+            "delete from usage",
+            "delete from usage_versions",
         ] {
             let refused = sqlx::raw_sql(forbidden).execute(&mut app.database.connect().await).await;
             let refused = refused.expect_err(forbidden).into_database_error().expect("a refusal");
             assert_eq!(refused.code().as_deref(), Some("42501"), "{forbidden}: {refused}");
         }
+    })
+    .await;
+}
+
+/// Has so much summed up that a reader has it done.
+async fn sum_up(app: &TestApp, admin: &TestDatabase, ours: &str, operator: &str) {
+    let event = json!({"eventId": "sums", "name": "E", "totalSeats": 1_101,
+        "maxSeatsPerPartner": 1_100});
+    app.send_as(operator, Method::POST, "/events", event).await.json();
+    let path = "/events/sums/reservations/batch";
+    let book = async |seats| {
+        let list = json!({"items": vec![json!({"seats": 1}); seats]});
+        app.send_as(ours, Method::POST, path, list).await
+    };
+    for _ in 0..11 {
+        book(100).await.made();
+    }
+    // Otherwise a commit may have summed up a part, so that too little is left for a reader.
+    admin.execute("truncate usage_versions, usage").await;
+    eventually("the seats are summed up", async || {
+        book(1).await.problem(409, "partner_limit_exceeded");
+        let sums = "select seats from usage where event_id = 'sums'";
+        let mut connection = app.database.connect().await;
+        let seats: Option<i64> =
+            sqlx::query_scalar(sums).fetch_optional(&mut connection).await.expect("it is there");
+        seats == Some(1_100)
     })
     .await;
 }

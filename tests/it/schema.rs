@@ -19,6 +19,8 @@ insert into journal (event_id, version, at, batch_id, change_count,
              '{1}', '{00000000-0000-7000-8000-000000000001}', '{p}', '{3}');
 insert into keys (id, secret_sha256, name, scope)
      values ('0123456789abcdef', sha256('secret'), 'n', 'operator');
+insert into usage_versions (event_id, version) values ('e', 1);
+insert into usage (event_id, partner_id, seats) values ('e', 'p', 3);
 ";
 
 /// Makes an event with this id and this many seats.
@@ -77,7 +79,11 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("event_status_known", &["update events set status = 'sold'"]),
     (
         "counter_not_negative",
-        &["update events set reservation_count = -1", "update events set version = -1"],
+        &[
+            "update events set reservation_count = -1",
+            "update events set version = -1",
+            "update usage_versions set version = -1",
+        ],
     ),
     (
         "events_start_untouched",
@@ -185,6 +191,8 @@ const REFUSED: &[(&str, &[&str])] = &[
         "keys_partner_has_an_id",
         &["update keys set scope = 'partner'", "update keys set partner_id = 'p'"],
     ),
+    ("usage_pkey", &["insert into usage (event_id, partner_id, seats) values ('e', 'p', 0)"]),
+    ("usage_versions_pkey", &["insert into usage_versions (event_id, version) values ('e', 2)"]),
     ("keys_revoked_by_when", &["update keys set revoked_by = '0123456789abcdef'"]),
 ];
 
@@ -213,7 +221,7 @@ async fn no_constraint_is_left_out() {
         "select conname::text from pg_constraint
            left join pg_class on pg_class.oid = conrelid
            left join pg_type on pg_type.oid = contypid
-          where (relname in ('events', 'reservations', 'journal', 'keys') and contype <> 'n')
+          where (relname in ('events', 'reservations', 'journal', 'keys', 'usage', 'usage_versions') and contype <> 'n')
              or typnamespace = 'public'::regnamespace
           union
          select (regexp_matches(prosrc, 'then ''(\\w+)''', 'g'))[1]
@@ -222,7 +230,7 @@ async fn no_constraint_is_left_out() {
           union
          select indexrelid::regclass::text from pg_index
            join pg_class on pg_class.oid = indrelid
-          where relname in ('events', 'reservations', 'journal', 'keys') and indisunique",
+          where relname in ('events', 'reservations', 'journal', 'keys', 'usage', 'usage_versions') and indisunique",
     )
     .fetch_all(&mut database.connect().await)
     .await
@@ -239,7 +247,7 @@ async fn required_columns_are_required() {
     database.execute(SOUND).await;
     let nullable: Vec<String> = sqlx::query_scalar(
         "select table_name || '.' || column_name from information_schema.columns
-          where table_name in ('events', 'reservations', 'journal', 'keys') and is_nullable = 'YES'
+          where table_name in ('events', 'reservations', 'journal', 'keys', 'usage', 'usage_versions') and is_nullable = 'YES'
           order by 1",
     )
     .fetch_all(&mut database.connect().await)
@@ -285,6 +293,11 @@ async fn the_audit_sees_each_kind_of_damage() {
         ("4", "update journal set event_change = '{\"totalSeats\": 11}'"),
         ("4", "delete from reservations"),
         ("4", "update reservations set version = 2"),
+        ("6", "update usage set seats = 4"),
+        ("6", "delete from usage"),
+        ("6", "insert into usage (event_id, partner_id, seats) values ('e', 'q', 1)"),
+        ("6", "update usage_versions set version = 0"),
+        ("6", "update usage_versions set version = 2"),
     ];
     for (invariant, damage) in damages {
         let database = TestDatabase::create().await;

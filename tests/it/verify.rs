@@ -9,7 +9,7 @@ use crate::support::{TestDatabase, with_app};
 
 /// Four reservations of one event: the first is cancelled (by version 4), the third keyed, the last
 /// a hold (5) that was shrunk (6). Version 7 gave the event two more seats.
-const SOUND: &str = "
+pub const SOUND: &str = "
 insert into events (id, name, initial_seats, total_seats, available_seats)
      values ('e', 'E', 10, 10, 10), ('other', 'Other', 10, 10, 10);
 update events set total_seats = 12, available_seats = 5, held_seats = 1, reservation_count = 2,
@@ -34,6 +34,14 @@ insert into journal (event_id, version, at, batch_id, change_count,
                      kinds, reservation_ids, partner_ids, seats, event_change)
 values ('e', 7, now(), gen_random_uuid(), 0, '{}', '{}', '{}', '{}', '{\"totalSeats\": 12}');
 ";
+
+/// What the partner has, summed up to version 5.
+const SUMS: &str = "
+insert into usage_versions (event_id, version) values ('e', 5);
+insert into usage (event_id, partner_id, seats) values ('e', 'p', 8);
+";
+
+const EMPTY: &str = "truncate events, reservations, journal, usage_versions, usage";
 
 /// Kinds of damage, by name. Each is detected by `verify`, and, except for an event that is gone,
 /// by the audit statement of the tests, too.
@@ -95,6 +103,14 @@ const DAMAGE: &[(&str, &str)] = &[
     ("a reservation is at another version", "update reservations set version = 1 where version = 2"),
     ("a reservation has other seats", "update reservations set seats = 3 where version = 2"),
     ("a reservation has another owner", "update reservations set partner_id = 'q' where version = 2"),
+    ("a sum is off", "update usage set seats = 7"),
+    ("a sum is missing", "delete from usage"),
+    ("a sum is there twice", "insert into usage values ('e', 'q', 8)"),
+    ("the sums are those of another version", "update usage_versions set version = 3"),
+    (
+        "the sums are ahead of the event",
+        "update usage_versions set version = 8; update usage set seats = 7",
+    ),
     (
         "two reservations have one key",
         "drop index reservations_idempotency_key;
@@ -106,15 +122,15 @@ const DAMAGE: &[(&str, &str)] = &[
 async fn each_kind_of_damage_is_seen() {
     let database = TestDatabase::create().await;
     for (what, damage) in DAMAGE {
-        database.execute("truncate events, reservations, journal").await;
-        database.execute(SOUND).await;
+        database.execute(EMPTY).await;
+        database.execute(format!("{SOUND}{SUMS}")).await;
         database.audit().await;
         database.execute(*damage).await;
         let (by_statement, by_verify) = database.problems().await;
         let gone = *what == "the event is gone";
         assert!(!by_statement.is_empty() || gone, "not seen by the statement: {what}");
         assert!(!by_verify.is_empty(), "not seen by verify: {what}");
-        database.execute("truncate events, reservations, journal").await;
+        database.execute(EMPTY).await;
         database
             .execute(
                 "alter table events drop constraint if exists events_available_seats_not_negative;

@@ -35,7 +35,7 @@ fn entry(version: i64, kind: ChangeKind, seats: i32, stored: (i64, Status)) -> J
 fn what_is_changed_between_two_pages_is_no_damage() {
     for recalled in [true, false] {
         let mut wrong = Vec::new();
-        let mut replay = Replay::new("e", found());
+        let mut replay = Replay::new("e", found(), Vec::new());
         let first = entry(1, ChangeKind::Reserved, 5, (2, Status::Confirmed));
         assert!(replay.forgotten(std::slice::from_ref(&first)).is_empty());
         replay.entry(&first, &mut wrong);

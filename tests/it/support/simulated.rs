@@ -198,10 +198,10 @@ impl Database {
         let own = self.reservations.values().filter(|made| made.partner_id == *partner_id);
         let mut used = Usage::default();
         for made in own.filter(|made| made.status.owns_seats() && !made.is_due(now)) {
-            let is_hold = made.status == Status::Held;
-            let counts = is_hold || self.event.seats_per_partner_max.is_some();
-            used.seats += if counts { made.seats.into() } else { 0 };
-            used.holds += i64::from(is_hold);
+            if self.event.seats_per_partner_max.is_some() {
+                used.seats += i64::from(made.seats);
+            }
+            used.holds += i64::from(made.status == Status::Held);
         }
         used
     }

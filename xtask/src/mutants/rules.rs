@@ -25,13 +25,14 @@ const BATCHING: &str = "src/batching.rs";
 const COMMIT: &str = "src/store/commit.rs";
 const SNAPSHOT: &str = "src/store/snapshot.rs";
 const USAGE: &str = "src/domain/usage.rs";
+const SUMS: &str = "src/store/usage.rs";
 const FAILURES: &str = "src/store/error.rs";
 const LIMITS: &str = "src/domain/decide/limits.rs";
 const TURNS: &str = "src/batching/turns.rs";
 const KEYS: &str = "src/access.rs";
 const CALLERS: &str = "src/http/access.rs";
 const ASKS: &str = "src/batching/baton.rs";
-const BATONS: &str = "src/store/postgres.rs";
+const POSTGRES: &str = "src/store/postgres.rs";
 const CONNECTIONS: &str = "src/store/connections.rs";
 
 const fn rule(

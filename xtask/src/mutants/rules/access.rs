@@ -1,7 +1,8 @@
 //! The rules about callers, limits and turns.
 
 use super::{
-    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, Rule, SNAPSHOT, TURNS, USAGE, rule, sql,
+    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, POSTGRES, Rule, SNAPSHOT, SUMS, TURNS,
+    USAGE, rule, sql,
 };
 
 pub const RULES: &[Rule] = &[
@@ -118,8 +119,8 @@ pub const RULES: &[Rule] = &[
         "holds past their time count against a limit",
         &[(
             SNAPSHOT,
-            "and (status <> 'held' or hold_expires_at > statement_timestamp())",
-            "and (status <> 'held' or hold_expires_at is not null)",
+            "count(*) filter (where hold_expires_at > statement_timestamp())",
+            "count(*) filter (where hold_expires_at is not null)",
         )],
     ),
     rule(
@@ -168,6 +169,46 @@ pub const RULES: &[Rule] = &[
     rule(
         "the holds of a partner are not counted where the event alone will do",
         &[(SNAPSHOT, "has_holds || event.seats", "has_holds && event.version < 0 || event.seats")],
+    ),
+    sql(
+        "the seats of holds past their time count against a limit",
+        &[(SNAPSHOT, "- held.due_seats end", "- 0 * held.due_seats end")],
+    ),
+    rule(
+        "what the sums do not include yet is left out",
+        &[(
+            SNAPSHOT,
+            "let seats = seats + unsummed.of(partner_id.as_str());",
+            "let seats = seats + 0 * unsummed.of(partner_id.as_str());",
+        )],
+    ),
+    rule(
+        "a part of what the sums do not include is taken for all of it",
+        &[(
+            SNAPSHOT,
+            "is_none_or(|last| last == snapshot.event.version)",
+            "is_none_or(|last| last <= snapshot.event.version)",
+        )],
+    ),
+    sql(
+        "what is given back is not summed up",
+        &[(SUMS, "change.kind in (1, 2, 5, 6, 7)", "change.kind in (1, 2)")],
+    ),
+    sql(
+        "two sum up the same versions",
+        &[(
+            SUMS,
+            "where usage_versions.version = (select version from before)",
+            "where usage_versions.version >= (select version from before)",
+        )],
+    ),
+    rule(
+        "commits do not bring the sums up to date",
+        &[(SUMS, "< rows as u128", "< 0 * rows as u128")],
+    ),
+    rule(
+        "readers do not bring the sums up to date",
+        &[(POSTGRES, "if unsummed > usage::UNSUMMED_MANY {", "if unsummed > usize::MAX - 1 {")],
     ),
     sql(
         "what is booked is not marked as limited",

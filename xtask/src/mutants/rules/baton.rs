@@ -1,6 +1,6 @@
 //! The rules about the turns of replicas.
 
-use super::{ASKS, BATCHER, BATONS, COMMIT, Rule, TAKING, rule, sql};
+use super::{ASKS, BATCHER, COMMIT, POSTGRES, Rule, TAKING, rule, sql};
 
 pub const RULES: &[Rule] = &[
     sql(
@@ -10,7 +10,7 @@ pub const RULES: &[Rule] = &[
     rule(
         "a baton stays with a commit that failed",
         &[(
-            BATONS,
+            POSTGRES,
             "let_go(lease, until).await;\n                error",
             "lease.give_back();\n                error",
         )],
@@ -42,7 +42,7 @@ pub const RULES: &[Rule] = &[
     rule(
         "a baton that comes too late stays with its session",
         &[(
-            BATONS,
+            POSTGRES,
             "let_go(lease, until).await;\n                if",
             "lease.give_back();\n                if",
         )],

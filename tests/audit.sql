@@ -89,7 +89,7 @@ select format('5 event %s: %s reservations of %s under key %s',
  group by event_id, partner_id, idempotency_key, item
 having count(*) > 1
 union all
-select format('6 event %s: the seats of %s are summed up to version %s as %s, not %s',
+select format('4 event %s: the seats of %s are summed up to version %s as %s, not %s',
               event_id, partner_id, version, coalesce(summed.seats, 0), coalesce(said.seats, 0))
   from usage as summed
   full join (
@@ -103,7 +103,7 @@ select format('6 event %s: the seats of %s are summed up to version %s as %s, no
   left join usage_versions using (event_id)
  where coalesce(summed.seats, 0) <> coalesce(said.seats, 0)
 union all
-select format('6 event %s at version %s is summed up to version %s', id, events.version,
+select format('4 event %s at version %s is summed up to version %s', id, events.version,
               usage_versions.version)
   from usage_versions left join events on id = event_id
  where events.version is null or usage_versions.version > events.version

@@ -1,4 +1,4 @@
-//! The one guarded statement. Nothing else in the service writes reservations or seat counts.
+//! The one guarded statement. Nothing else in the service writes reservations, or seats of an event.
 
 use sqlx::PgConnection;
 use uuid::Uuid;

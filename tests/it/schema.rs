@@ -293,11 +293,11 @@ async fn the_audit_sees_each_kind_of_damage() {
         ("4", "update journal set event_change = '{\"totalSeats\": 11}'"),
         ("4", "delete from reservations"),
         ("4", "update reservations set version = 2"),
-        ("6", "update usage set seats = 4"),
-        ("6", "delete from usage"),
-        ("6", "insert into usage (event_id, partner_id, seats) values ('e', 'q', 1)"),
-        ("6", "update usage_versions set version = 0"),
-        ("6", "update usage_versions set version = 2"),
+        ("4", "update usage set seats = 4"),
+        ("4", "delete from usage"),
+        ("4", "insert into usage (event_id, partner_id, seats) values ('e', 'q', 1)"),
+        ("4", "update usage_versions set version = 0"),
+        ("4", "update usage_versions set version = 2"),
     ];
     for (invariant, damage) in damages {
         let database = TestDatabase::create().await;

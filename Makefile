@@ -29,7 +29,7 @@ mutants: set-up-tests ## Break each rule of the engine in turn, and check that a
 schemathesis: set-up ## Test the API with requests that its OpenAPI document allows or forbids; needs Python
 	sh scripts/schemathesis --max-examples 1000
 
-bench: set-up ## Measure everything, and update docs/performance.md; takes 21 minutes
+bench: set-up ## Measure everything, and update docs/performance.md; takes 26 minutes
 	cargo bench --locked --bench hot_event -- --write
 
 bench-quick: set-up ## Measure the most important things, and only print the results; takes 3 minutes

@@ -137,7 +137,7 @@ impl Problem {
     }
 
     /// `remedy` says how the caller can find out.
-    fn outcome_unknown(remedy: &str) -> Self {
+    pub fn outcome_unknown(remedy: &str) -> Self {
         let detail = format!("It is not known whether this was done; {remedy}");
         Self::new(Code::OutcomeUnknown, detail).retry_after(RETRY_AFTER_OUTAGE)
     }
@@ -171,13 +171,9 @@ impl Problem {
             Unavailable::Busy | Unavailable::Connect(_) => failure.into(),
             Unavailable::TimedOut | Unavailable::Statement(_) => {
                 log::error!("a key may have been created or revoked: {}", crate::chain(&failure));
-                Self::key_unknown(remedy)
+                Self::outcome_unknown(remedy)
             }
         }
-    }
-
-    pub fn key_unknown(remedy: &str) -> Self {
-        Self::outcome_unknown(remedy)
     }
 
     /// The answer is the same for every key that is not valid, so that guessing reveals nothing.

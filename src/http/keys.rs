@@ -219,7 +219,7 @@ pub async fn make_key(
     // In a task of its own, so that it is completed even if the client hangs up.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
     let made = rt::spawn(async move { store.make_key(&new, until).await });
-    let made = made.await.map_err(|_panic| Problem::key_unknown(NOT_MADE))?;
+    let made = made.await.map_err(|_panic| Problem::outcome_unknown(NOT_MADE))?;
     let made = made.map_err(|failure| Problem::key_not_written(failure, NOT_MADE))?;
     log::info!("key {} ({}) was created", made.id, made.scope.as_str());
     // The key exists, whether or not this server knows it yet.
@@ -285,7 +285,8 @@ pub async fn revoke_key(
     let (store, until, by) = (Arc::clone(&app.store), app.answer_by(), operator.key_id().cloned());
     let revoked = id.clone();
     let revoking = async move { store.revoke_key(&revoked, by.as_ref(), until).await };
-    let found = rt::spawn(revoking).await.map_err(|_panic| Problem::key_unknown(NOT_REVOKED))?;
+    let found =
+        rt::spawn(revoking).await.map_err(|_panic| Problem::outcome_unknown(NOT_REVOKED))?;
     if !found.map_err(|failure| Problem::key_not_written(failure, NOT_REVOKED))? {
         return Err(Problem::key_not_found());
     }

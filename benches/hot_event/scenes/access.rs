@@ -17,6 +17,9 @@ pub const RATED: &str =
     "beside a partner with 2,000 connections, who may send 1,000 a second (the default)";
 
 const PARTNERS: usize = 1_000;
+/// What is compared with and without access control differs by less than one measurement from the
+/// next, so it is measured this many times in each round.
+const ROUNDS_COMPARED: usize = 3;
 const KEYS: (&str, &str) = ("ACCESS_CONTROL", "keys");
 /// So high that the rate limits nobody.
 const NO_RATE: [(&str, &str); 2] =
@@ -44,14 +47,16 @@ impl Bench<'_> {
             (RATED, &rated, &few, Some(FLOOD_CONNECTIONS)),
         ];
         for round in 0..self.effort.rounds {
-            for (what, limit) in in_turns(&compared, round) {
-                let (stage, keys) =
-                    if what == OFF { (&off, &[][..]) } else { (&on, &partners[..]) };
-                let events = stage.database.limited_events(1, SEATS, limit);
-                let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
-                let plan = self.plan(&[&stage.server], 64, calls);
-                let plan = Plan { keys: keys.to_vec(), ..plan };
-                self.measure(10, what, &plan, Some((&stage.database, &events, 0)));
+            for round in ROUNDS_COMPARED * round..ROUNDS_COMPARED * (round + 1) {
+                for (what, limit) in in_turns(&compared, round) {
+                    let (stage, keys) =
+                        if what == OFF { (&off, &[][..]) } else { (&on, &partners[..]) };
+                    let events = stage.database.limited_events(1, SEATS, limit);
+                    let calls = Calls::Reserve { events: events.clone(), zipf: None, keyed: false };
+                    let plan = self.plan(&[&stage.server], 64, calls);
+                    let plan = Plan { keys: keys.to_vec(), ..plan };
+                    self.measure(10, what, &plan, Some((&stage.database, &events, 0)));
+                }
             }
             for (what, stage, keys, flood) in in_turns(&flooded, round) {
                 self.small(what, stage, keys, flood);

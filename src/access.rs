@@ -90,8 +90,7 @@ struct Looked {
 #[derive(Default)]
 struct Known {
     by_id: HashMap<KeyId, Arc<KnownKey>>,
-    /// Each for all keys of a partner together.
-    meters: HashMap<PartnerId, Arc<Meter>>,
+    accounts: HashMap<PartnerId, Arc<Account>>,
     /// The last poll that succeeded.
     last: Option<LastLook>,
 }
@@ -110,10 +109,23 @@ pub type Identification = Result<Arc<KnownKey>, Denied>;
 /// Counts requests, by the generic cell rate algorithm.
 pub type Meter = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
+/// What all keys of a partner share, and every other key has for itself.
+pub struct Account {
+    pub meter: Meter,
+    /// The place in the line of large reads.
+    pub place: AsyncMutex<()>,
+}
+
+impl Account {
+    pub fn new(quota: Quota) -> Self {
+        Self { meter: RateLimiter::direct(quota).with_middleware(), place: AsyncMutex::default() }
+    }
+}
+
 /// A key with everything that is checked for each request, so that a request needs one lookup.
 pub struct KnownKey {
     pub key: Key,
-    pub meter: Arc<Meter>,
+    pub account: Arc<Account>,
     secret_hash: SecretHash,
     /// Whether it was used since this was last recorded in the database.
     used: AtomicBool,
@@ -253,22 +265,22 @@ impl Shared {
         for SecretKey { key, secret_hash } in changed.keys {
             let before = known.by_id.get(key.id.as_str());
             let used = before.is_some_and(|before| before.used.load(Ordering::Relaxed));
-            let meter = match (before, &key.scope) {
-                (Some(before), _) => Arc::clone(&before.meter),
+            let account = match (before, &key.scope) {
+                (Some(before), _) => Arc::clone(&before.account),
                 (None, Scope::Partner(partner_id)) => {
-                    let of_partner = known.meters.entry(partner_id.clone());
-                    Arc::clone(of_partner.or_insert_with(|| self.meter()))
+                    let of_partner = known.accounts.entry(partner_id.clone());
+                    Arc::clone(of_partner.or_insert_with(|| self.account()))
                 }
-                (None, Scope::Read | Scope::Operator) => self.meter(),
+                (None, Scope::Read | Scope::Operator) => self.account(),
             };
             let (id, used) = (key.id.clone(), AtomicBool::new(used));
-            known.by_id.insert(id, Arc::new(KnownKey { key, meter, secret_hash, used }));
+            known.by_id.insert(id, Arc::new(KnownKey { key, account, secret_hash, used }));
         }
         Ok(())
     }
 
-    fn meter(&self) -> Arc<Meter> {
-        Arc::new(RateLimiter::direct(self.quota).with_middleware())
+    fn account(&self) -> Arc<Account> {
+        Arc::new(Account::new(self.quota))
     }
 
     async fn write_down_what_was_used(&self) {

@@ -14,7 +14,6 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, NormalizePath, from_fn};
 use actix_web::web::{self, Data};
 use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use utoipa_actix_web::AppExt as _;
 use utoipa_swagger_ui::SwaggerUi;
@@ -34,6 +33,7 @@ mod events;
 mod hardening;
 mod headers;
 mod keys;
+mod large_reads;
 mod metrics;
 mod openapi;
 mod problem;
@@ -51,6 +51,7 @@ use unread::KeptBody;
 
 pub use access::{Access, Guard};
 pub use hardening::Exposure;
+pub use large_reads::LargeReads;
 pub use metrics::{Metrics, PREFIX, StreamMetrics};
 pub use rates::Rates;
 pub use service::Readiness;
@@ -63,9 +64,7 @@ pub struct App {
     pub store: Arc<PostgresStore>,
     pub default_event: EventId,
     pub request_timeout: Duration,
-    /// Limits the large reads that run at the same time (pages of exports and of the feed, and the
-    /// past of streams), so that they leave room for other reads.
-    pub large_reads: Arc<Semaphore>,
+    pub large_reads: LargeReads,
     pub streams: Streams,
     pub metrics: Metrics,
     pub readiness: Readiness,

@@ -19,7 +19,6 @@ use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +28,9 @@ use crate::access::KeyRing;
 use crate::batching::{self, Batching, Settings, Summaries};
 use crate::config::{AccessControl, Config};
 use crate::domain::{KeyId, PartnerLimits};
-use crate::http::{self, Access, App, Exposure, Guard, Metrics, Rates, Readiness, Streams};
+use crate::http::{
+    self, Access, App, Exposure, Guard, LargeReads, Metrics, Rates, Readiness, Streams,
+};
 use crate::postgres::{LaunchError, STOP_TIMEOUT_S};
 use crate::store::schema::{self, SchemaError};
 use crate::store::{ConnectionLimits, PostgresStore, Unavailable};
@@ -337,7 +338,7 @@ async fn app(config: &Config, options: &PgConnectOptions) -> Result<App, ServeEr
     store.register(&mut registry);
     batching.register(&mut registry);
     let metrics = Metrics::new(registry);
-    let large_reads = Arc::new(Semaphore::new((reads / 2).max(1)));
+    let large_reads = LargeReads::new((reads / 2).max(1));
     let access = match config.access_control {
         AccessControl::Off => Access::Off,
         AccessControl::Keys => {
@@ -357,7 +358,7 @@ async fn app(config: &Config, options: &PgConnectOptions) -> Result<App, ServeEr
             request_timeout,
             config.stream_bytes_per_s_max,
             metrics.streams.clone(),
-            Arc::clone(&large_reads),
+            large_reads.clone(),
         ),
         metrics,
         readiness: Readiness::default(),

@@ -14,7 +14,7 @@ use futures_util::future::{Either, LocalBoxFuture, Ready, ready};
 use super::App;
 use super::problem::{Code, Problem};
 use super::rates::{self, Rates};
-use crate::access::{Denied, Identification, KeyRing, KnownKey};
+use crate::access::{Account, Denied, Identification, KeyRing, KnownKey};
 use crate::domain::{Caller, Key, KeyId, PartnerId, PartnerLimits, Scope};
 
 /// Whether callers need a key.
@@ -61,6 +61,11 @@ impl Identity {
 
     pub fn key_id(&self) -> Option<&KeyId> {
         self.key().map(|key| &key.id)
+    }
+
+    /// What the caller shares with all keys of its partner; `None` without access control.
+    pub fn account(&self) -> Option<&Account> {
+        self.0.as_deref().map(|known| &*known.account)
     }
 
     /// The key, for checking later whether it is still valid.
@@ -262,7 +267,7 @@ impl Guard {
             }
             Err(denied) => return Err(Problem::unauthenticated(TurnedAway::Denied(denied))),
         };
-        let allowance = self.rates.count(&known.meter)?;
+        let allowance = self.rates.count(&known.account.meter)?;
         request.extensions_mut().insert(allowance);
         Ok(Identity(Some(known)))
     }

@@ -7,7 +7,6 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get, rt};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::time::timeout_at;
 use utoipa::ToSchema;
 
 use super::access::Overseer;
@@ -17,7 +16,7 @@ use super::problem::Problem;
 use super::query::Query;
 use super::{App, event_id, rfc3339};
 use crate::domain::EventStatus;
-use crate::store::{ReservationChanged, Unavailable, Version, Versions};
+use crate::store::{ReservationChanged, Version, Versions};
 
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
@@ -183,7 +182,7 @@ impl ChangeBody<'_> {
 )]
 #[get("/events/{eventId}/changes")]
 pub async fn list_changes(
-    _overseer: Overseer,
+    overseer: Overseer,
     app: Data<App>,
     path: Path<String>,
     request: HttpRequest,
@@ -195,8 +194,7 @@ pub async fn list_changes(
     query.end()?;
     // In a task of its own, for the same reason as the read of one reservation.
     let (store, until) = (Arc::clone(&app.store), app.answer_by());
-    let turn = timeout_at(until, Arc::clone(&app.large_reads).acquire_owned()).await;
-    let turn = turn.map_err(|_elapsed| Unavailable::Busy)?;
+    let turn = app.large_reads.turn(overseer.account(), until).await?;
     let read = async move {
         let _turn = turn;
         store.changes(&event_id, after, limit, CHANGES_MAX, until).await

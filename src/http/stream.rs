@@ -25,7 +25,7 @@ use super::metrics::StreamMetrics;
 use super::openapi::problems;
 use super::problem::Problem;
 use super::query::Query;
-use super::{App, WasHead, event_id};
+use super::{App, LargeReads, WasHead, event_id};
 use crate::batching::LatestVersions;
 use crate::domain::EventId;
 use crate::store::{PostgresStore, Versions};
@@ -63,10 +63,10 @@ struct Shared {
     budget: Budget,
     metrics: StreamMetrics,
     places: Arc<Semaphore>,
-    /// Streams that begin in the past read one after another: while they wait until they may send
+    /// Streams that begin in the past wait one after another: while they wait until they may send
     /// more, they must not take the places of other large reads.
     past_turn: Semaphore,
-    large_reads: Arc<Semaphore>,
+    large_reads: LargeReads,
     /// Cancelled when the service stops.
     stop: CancellationToken,
     followed: Mutex<HashMap<EventId, Followed>>,
@@ -89,7 +89,7 @@ impl Streams {
         request_timeout: Duration,
         bytes_per_second_max: u64,
         metrics: StreamMetrics,
-        large_reads: Arc<Semaphore>,
+        large_reads: LargeReads,
     ) -> Self {
         Self(Arc::new(Shared {
             store,

@@ -1,5 +1,6 @@
-//! How much one partner may have, and how often it may call.
+//! How much one partner may have, how often it may call, and what it may keep from others.
 
+use futures_util::future::{join, join_all};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -32,7 +33,7 @@ async fn two_replicas_grant_a_partner_no_more_than_it_may_have() {
                 let request = request.bearer_auth(&ours).json(&body);
                 async { Answer::of(request.send().await.expect("an answer")).await }
             });
-            futures_util::future::join_all(asked).await
+            join_all(asked).await
         };
         let check = |answers: Vec<Answer>, granted: usize, limit: &str| {
             let (made, refused): (Vec<_>, Vec<_>) =
@@ -228,4 +229,83 @@ async fn a_booking_does_not_make_holds_forgotten() {
         post(hold()).await.problem(409, "partner_limit_exceeded");
     })
     .await;
+}
+
+/// With all places for large reads taken, and many more listings of the same caller in line, another
+/// caller has the next turn but one at most; and the same with the feed.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_much_keeps_nobody_from_reading() {
+    const PLACES: usize = 2;
+    // No statement may end by itself while it waits for the lock.
+    let settings = [&KEYS[..], &[("REQUEST_TIMEOUT_MS", "25000")]].concat();
+    with_settings(&settings, async |app| {
+        let Holders { ours, operator, .. } = Holders::of(app).await;
+        let get = async |(key, what): (&str, &str)| {
+            let path = format!("/events/{DEFAULT_EVENT}/{what}");
+            app.send_as(key, Method::GET, &path, Value::Null).await.status.as_u16()
+        };
+        let (listing, feed) = ((&*ours, "reservations"), (&*operator, "changes"));
+        for read in [listing, feed] {
+            // From now on, the key is known.
+            assert_eq!(get(read).await, 200);
+        }
+        for (much, little) in [(listing, feed), (feed, listing)] {
+            let mut transaction = app.database.connect().await;
+            let lock = sqlx::raw_sql("begin; lock table journal in access exclusive mode");
+            lock.execute(&mut transaction).await.expect("nobody else has it");
+            let flood = join_all((0..60).map(|_| get(much)));
+            let other = async {
+                let mut running = Running(app.database.connect().await);
+                running.reach(PLACES).await;
+                let turn = async {
+                    while !running.has_both().await {
+                        running.end().await;
+                        running.reach(PLACES).await;
+                    }
+                    drop(transaction);
+                };
+                join(get(little), turn).await.0
+            };
+            let (flood, other) = join(flood, other).await;
+            assert_eq!(other, 200);
+            assert!(flood.contains(&200), "{flood:?}");
+        }
+    })
+    .await;
+}
+
+/// The reads that wait for a lock in the database.
+struct Running(sqlx::PgConnection);
+
+impl Running {
+    /// Their statements, by the names that these begin with, each with its session and its begin.
+    async fn statements(&mut self) -> Vec<(String, i32, String)> {
+        let query = "select split_part(split_part(query, E'\n', 1), ' ', 2), pid, query_start::text
+                       from pg_stat_activity
+                      where datname = current_database() and wait_event_type = 'Lock'
+                      order by 1";
+        sqlx::query_as(query).fetch_all(&mut self.0).await.expect("the database is there")
+    }
+
+    async fn reach(&mut self, count: usize) {
+        let reached = async || self.statements().await.len() == count;
+        eventually("all places are taken", reached).await;
+    }
+
+    async fn has_both(&mut self) -> bool {
+        let names = self.statements().await.into_iter().map(|(name, ..)| name);
+        names.collect::<Vec<_>>() == ["changes", "oldest_of_page"]
+    }
+
+    /// Ends them, so that the next ones in line run.
+    async fn end(&mut self) {
+        let before = self.statements().await;
+        for (_, session, _) in &before {
+            let cancel = sqlx::query("select pg_cancel_backend($1)").bind(session);
+            cancel.execute(&mut self.0).await.expect("the database is there");
+        }
+        let ended =
+            async || !self.statements().await.iter().any(|running| before.contains(running));
+        eventually("what ran has ended", ended).await;
+    }
 }

@@ -8,18 +8,18 @@ use actix_web::web::{Bytes, Data, Path};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, get, rt};
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::{ReservationBody, ReservationStatus};
 use crate::domain::{EventId, PartnerId, Reference, Reservation, Status};
-use crate::http::access::{HeldKey, Viewer};
+use crate::http::access::{Identity, Viewer};
 use crate::http::body::FromJson as _;
 use crate::http::openapi::problems;
 use crate::http::problem::Problem;
 use crate::http::query::Query;
 use crate::http::{App, WasHead, event_id, rfc3339};
-use crate::store::{Filter, Page, Position, Unavailable};
+use crate::store::{Filter, Page, Position};
 
 const LIMIT_DEFAULT: i64 = 50;
 const LIMIT_MAX: i64 = 200;
@@ -82,13 +82,12 @@ pub async fn list_reservations(
         query.end()?;
         app.find_event(&event_id).await?;
         let is_head = request.extensions().contains::<WasHead>();
-        let key = viewer.held(&app.access);
-        return Ok(csv(app, event_id, filter, key, is_head));
+        return Ok(csv(app, viewer.clone(), event_id, filter, is_head));
     }
     let limit = query.limit(LIMIT_DEFAULT, LIMIT_MAX)?;
     let from = query.take("cursor", CURSOR_MUST_BE, position)?.unwrap_or(Position::NEWEST);
     query.end()?;
-    let page = fill(&app, &event_id, &filter, from, limit).await?;
+    let page = fill(&app, &viewer, &event_id, &filter, from, limit).await?;
     if page.reservations.is_empty() && page.next.is_none() {
         app.find_event(&event_id).await?;
     }
@@ -134,6 +133,7 @@ fn wants_csv(request: &HttpRequest) -> bool {
 /// Reads on until the page is full, or the maximum number of statements was sent.
 async fn fill(
     app: &App,
+    caller: &Identity,
     event_id: &EventId,
     filter: &Filter,
     from: Position,
@@ -144,7 +144,7 @@ async fn fill(
     for looked in 0..STATEMENTS_MAX {
         let found = filled.reservations.len() as i64;
         let Some(from) = filled.next.filter(|_| found < limit) else { break };
-        match list(app, event_id, filter, from, limit - found, until).await {
+        match list(app, caller, event_id, filter, from, limit - found, until).await {
             Ok(more) => {
                 filled.reservations.extend(more.reservations);
                 filled.next = more.next;
@@ -159,6 +159,7 @@ async fn fill(
 
 async fn list(
     app: &App,
+    caller: &Identity,
     event_id: &EventId,
     filter: &Filter,
     from: Position,
@@ -166,8 +167,7 @@ async fn list(
     until: Instant,
 ) -> Result<Page, Problem> {
     // Held for one statement only: a client may be slow, and a page may need many statements.
-    let turn = timeout_at(until, Arc::clone(&app.large_reads).acquire_owned()).await;
-    let turn = turn.map_err(|_elapsed| Unavailable::Busy)?;
+    let turn = app.large_reads.turn(caller.account(), until).await?;
     // In a task of its own, for the same reason as the read of one reservation.
     let store = Arc::clone(&app.store);
     let (event_id, filter) = (event_id.clone(), filter.clone());
@@ -182,24 +182,25 @@ async fn list(
 /// in the middle closes the connection, so that the client sees that the answer is not complete.
 fn csv(
     app: Data<App>,
+    caller: Identity,
     event_id: EventId,
     filter: Filter,
-    key: Option<HeldKey>,
     is_head: bool,
 ) -> HttpResponse {
-    let held = Arc::new(key);
+    let held = Arc::new(caller.held(&app.access));
     let file = format!("attachment; filename=\"{event_id}-reservations.csv\"");
     let head = stream::iter([Ok(Bytes::from_static(HEAD.as_bytes()))]);
     let rows = stream::try_unfold(Some(Position::NEWEST), move |from| {
         let (app, event_id, filter) = (app.clone(), event_id.clone(), filter.clone());
-        let held = Arc::clone(&held);
+        let (caller, held) = (caller.clone(), Arc::clone(&held));
         async move {
             let Some(from) = from else { return Ok(None) };
             // The export ends when the key that requested it is no longer valid.
             if (*held).as_ref().is_some_and(|key| !key.is_good()) {
                 return Err(Problem::internal());
             }
-            let page = list(&app, &event_id, &filter, from, CSV_ROWS, app.answer_by()).await?;
+            let page =
+                list(&app, &caller, &event_id, &filter, from, CSV_ROWS, app.answer_by()).await?;
             let text = lines(&page.reservations).map_err(|failure| {
                 log::error!("an export failed: {failure}");
                 Problem::internal()

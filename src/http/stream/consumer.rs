@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::web::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use super::Shared;
@@ -148,19 +148,20 @@ impl Consumer {
     /// The next versions of a stream that begins in the past.
     async fn past(&mut self) -> Option<Bytes> {
         // In line with all such streams: the last one to arrive waits longest.
-        let shared = Arc::clone(&self.shared);
+        let (shared, wait_until) = (Arc::clone(&self.shared), Instant::now() + PAST_WAIT_MAX);
         let turn = async {
-            let _turn = shared.past_turn.acquire().await;
+            let _past_turn = shared.past_turn.acquire().await;
             while !shared.budget.has_past() {
                 sleep(PAST_WAIT_STEP).await;
             }
-            Arc::clone(&shared.large_reads).acquire_owned().await
+            // Such streams have one place in the line of all reads together.
+            shared.large_reads.turn(None, wait_until).await
         };
-        let Ok(permit) = timeout(PAST_WAIT_MAX, turn).await else { return Some(self.behind()) };
+        let Ok(Ok(turn)) = timeout_at(wait_until, turn).await else { return Some(self.behind()) };
         let (store, event_id) = (Arc::clone(&self.shared.store), self.event_id.clone());
         let (position, until) = (self.position, Instant::now() + self.shared.request_timeout);
         let read = async move {
-            let _permit = permit;
+            let _turn = turn;
             store.changes(&event_id, position, PAST_VERSIONS, PAST_CHANGES, until).await
         };
         // In a task of its own, so that a client that hangs up costs no connection to the database.
@@ -219,7 +220,6 @@ async fn ends(key: Option<&HeldKey>) {
 mod tests {
     use prometheus_client::registry::Registry;
     use tokio::runtime::Handle;
-    use tokio::sync::Semaphore;
     use tokio::time::advance;
 
     use super::super::Streams;
@@ -227,7 +227,7 @@ mod tests {
     use super::super::tail::tests::versions;
     use super::*;
     use crate::batching::LatestVersions;
-    use crate::http::Metrics;
+    use crate::http::{LargeReads, Metrics};
     use crate::store::{ConnectionLimits, PostgresStore};
 
     /// Streams on a database that does not exist: these tests need none.
@@ -237,7 +237,7 @@ mod tests {
         let time = Duration::from_secs(1);
         let store = Arc::new(PostgresStore::new(options, limits, time, Handle::current()));
         let metrics = Metrics::new(Registry::default()).streams;
-        let reads = Arc::new(Semaphore::new(1));
+        let reads = LargeReads::new(1);
         let latest = LatestVersions::default();
         Streams::new(store, latest, Handle::current(), time, 1_000_000, metrics, reads)
     }

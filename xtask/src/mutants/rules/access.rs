@@ -1,8 +1,8 @@
 //! The rules about callers, limits and turns.
 
 use super::{
-    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, KEYS, LIMITS, POSTGRES, Rule, SNAPSHOT, SUMS, TURNS,
-    USAGE, rule, sql,
+    ALTER, BATCHER, CALLERS, COMMIT, DECIDE, FEED, KEYS, LIMITS, LISTING, POSTGRES, Rule, SNAPSHOT,
+    SUMS, TURNS, USAGE, rule, sql,
 };
 
 pub const RULES: &[Rule] = &[
@@ -63,13 +63,25 @@ pub const RULES: &[Rule] = &[
         "each key of a partner counts for itself",
         &[(
             KEYS,
-            "Arc::clone(of_partner.or_insert_with(|| self.meter()))",
-            "{\n                    drop(of_partner);\n                    self.meter()\n                }",
+            "Arc::clone(of_partner.or_insert_with(|| self.account()))",
+            "{\n                    drop(of_partner);\n                    self.account()\n                }",
         )],
     ),
     rule(
         "what was counted is forgotten when keys are read again",
-        &[(KEYS, "(Some(before), _) => Arc::clone(&before.meter)", "(Some(_), _) => self.meter()")],
+        &[(
+            KEYS,
+            "(Some(before), _) => Arc::clone(&before.account)",
+            "(Some(_), _) => self.account()",
+        )],
+    ),
+    rule(
+        "who asks for many listings has as many places in the line",
+        &[(LISTING, ".turn(caller.account(),", ".turn(caller.account().filter(|_| false),")],
+    ),
+    rule(
+        "who asks for many pages of the feed has as many places in the line",
+        &[(FEED, ".turn(overseer.account(),", ".turn(overseer.account().filter(|_| false),")],
     ),
     rule(
         "an operator's key is not written down",
